@@ -1,0 +1,102 @@
+"""Every setting, with its unit, default and limit. Read once, at the edge of a process, and handed down.
+
+Sources, strongest first: flags of the command line, ``SIBYL_*`` environment variables, a ``.env`` file in the working
+directory, the defaults here. This is the only file that reads the environment.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sibyl.core.errors import ProcessError
+
+
+def default_data_dir() -> Path:
+    """Where tasks, answers and downloaded models are kept when nothing else is said."""
+    return Path.home() / ".local" / "share" / "sibyl"
+
+
+class Settings(BaseSettings):
+    """The effective settings of a process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIBYL_", env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    # Where it listens and what it keeps
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
+    data_dir: Path = Field(default_factory=default_data_dir, description="folder of the embedded Redis and of models")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// URL of a Redis 6.2+ or Valkey; none starts an embedded one",
+    )
+    redis_fsync: Literal["always", "everysec"] = Field(
+        "always", description="embedded Redis: always loses nothing on power loss, everysec at most a second"
+    )
+    shards: PositiveInt = Field(1, le=64, description="parts that the keys are spread over; the same in all processes")
+
+    # The engine
+    engine: Literal["llama", "openai", "scripted"] = Field("llama", description="what answers")
+    model: str | None = Field(None, description="path of a GGUF, or hf:owner/repo[:file]; none is the bundled model")
+    slots: PositiveInt = Field(2, le=256, description="answers that one worker generates at a time")
+    threads: PositiveInt | None = Field(None, description="CPU threads of the engine; none leaves one core free")
+    context_tokens: PositiveInt | None = Field(
+        None, description="context of a slot; none: the model's own, at most 4096"
+    )
+    gpu_layers: int = Field(0, ge=-1, description="model layers on the GPU; -1 is all")
+    upstream_url: str | None = Field(None, description="base URL of an OpenAI-compatible server, for --engine openai")
+    upstream_api_key: SecretStr | None = Field(None, description="its key")
+    upstream_model: str | None = Field(None, description="its model; none takes the first that it lists")
+
+    # Limits of one request
+    body_bytes: PositiveInt = Field(256 * 1024, description="largest request body")
+    question_chars: PositiveInt = Field(16_000, description="longest question, and longest message of a history")
+    history_messages: PositiveInt = Field(64, description="most messages of a history")
+    max_tokens: PositiveInt = Field(4096, description="most tokens that a request may ask for")
+
+    # Limits of the whole
+    queue_tasks: PositiveInt = Field(10_000, description="most tasks that wait; more are answered with 429")
+    owner_tasks: PositiveInt = Field(
+        2_000, description="most unfinished tasks of one owner; more are answered with 429"
+    )
+    followers: PositiveInt = Field(5_000, description="most open event streams of one API process")
+    send_timeout_s: PositiveFloat = Field(30.0, description="a reader that takes nothing for so long is cut off")
+    keep_alive_s: PositiveFloat = Field(15.0, description="pause between keep-alive comments on an event stream")
+
+    # Time
+    lease_s: PositiveFloat = Field(5.0, description="a silent worker loses its task after this")
+    heartbeat_s: PositiveFloat = Field(1.0, description="pause between renewals; at most a third of the lease")
+    max_attempts: PositiveInt = Field(5, description="claims of one task before it fails as worker_lost")
+    deadline_s: PositiveFloat = Field(3600.0, description="a task that is not finished after this expires")
+    retention_s: PositiveFloat = Field(7 * 86400.0, description="how long a finished task is kept")
+    drain_s: PositiveFloat = Field(20.0, description="how long running answers may go on after SIGTERM")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log lines shown")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people or for programs")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.heartbeat_s * 3 > self.lease_s:
+            raise ValueError("heartbeat_s must be at most a third of lease_s, so that two may be lost")
+        if self.engine == "openai" and not self.upstream_url:
+            raise ValueError("--engine openai needs --upstream URL (SIBYL_UPSTREAM_URL)")
+        return self
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Return the settings in force. ``flags`` are those given on the command line; None means not given.
+
+    Raises:
+        ProcessError: a value is wrong; the message names the setting and what it must be.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise ProcessError(f"Wrong settings: {wrong}") from None

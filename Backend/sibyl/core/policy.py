@@ -1,0 +1,41 @@
+"""Decisions as functions: no effects, nothing that waits."""
+
+from collections.abc import Sequence
+
+from sibyl.core.errors import SibylError, UpstreamError
+from sibyl.core.event import Failed, Output
+
+MERGED_OUTPUTS = 32  # most outputs that are logged as one, so that a log entry stays small
+
+
+def backoff_s(failures: int, *, first_s: float = 0.05, most_s: float = 2.0) -> float:
+    """Return how long to wait after so many failures in a row: doubling from ``first_s``, never over ``most_s``."""
+    return min(most_s, first_s * 2.0 ** min(max(failures - 1, 0), 30))
+
+
+def deserves_another_attempt(error: Exception) -> bool:
+    """Whether another attempt at the same task may do better."""
+    return isinstance(error, UpstreamError)
+
+
+def failure(error: Exception) -> Failed:
+    """Return the terminal event for an attempt that ended in ``error``; foreign errors show no detail."""
+    match error:
+        case SibylError():
+            return Failed(code=error.code, message=error.message)
+        case _:
+            return Failed(code="internal_error", message="The worker met an unexpected error; its log has the details.")
+
+
+def merge_outputs(outputs: Sequence[Output]) -> list[Output]:
+    """Join neighbours, so that what gathered while the store was busy becomes few log entries. Text and tokens stay."""
+    merged: list[Output] = []
+    for start in range(0, len(outputs), MERGED_OUTPUTS):
+        part = outputs[start : start + MERGED_OUTPUTS]
+        merged.append(
+            Output(
+                text="".join(output.text for output in part),
+                token_ids=tuple(token_id for output in part for token_id in output.token_ids),
+            )
+        )
+    return merged

@@ -1,0 +1,188 @@
+"""The one door to Redis: how we connect, what we retry, and what its errors mean to us.
+
+redis-py repeats commands by itself by default, also those that must not be repeated; here every client has that turned
+off. ``Store.run`` repeats only scripts, each of which is safe to repeat. Commands that block have a client of their own
+with a longer socket timeout, or they would be cut while they wait.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from sibyl.core.errors import StoreFull, StoreUnavailable, StoreUnsuitable
+from sibyl.core.policy import backoff_s
+from sibyl.store.keys import Shard
+from sibyl.store.scripts import Script
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+StreamEntries = list[tuple[str, list[tuple[str, dict[str, str]]]]]
+"""For each stream key, its entries: id and fields."""
+
+MIN_VERSION = (6, 2)
+BLOCK_MS = 1000  # how long a blocking read waits before it looks again by itself
+_COMMAND_TIMEOUT_S = 5.0
+_CONNECTIONS = 64
+_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, ReadOnlyError, BusyLoadingError)
+
+
+class Store:
+    """A connected Redis: runs scripts and commands, and translates what goes wrong."""
+
+    def __init__(self, url: str, *, shards: int = 1, patience_s: float = 1.0) -> None:
+        """Connect on first use.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://``.
+            shards: parts that the keys are spread over; the same in every process.
+            patience_s: how long a call goes on trying while Redis is out of reach.
+        """
+        self._patience_s = patience_s
+        self.shards = tuple(Shard(number) for number in range(shards))
+        try:
+            self.client = _client(url, timeout_s=_COMMAND_TIMEOUT_S)
+            self.blocking = _client(url, timeout_s=BLOCK_MS / 1000 + 4.0)
+        except ValueError as error:
+            raise StoreUnsuitable(f"The Redis URL cannot be used: {error}") from None
+
+    def patient(self, patience_s: float) -> "Store":
+        """Return the same store with another patience; it shares the connections."""
+        other = object.__new__(Store)
+        other.__dict__.update(self.__dict__)
+        other._patience_s = patience_s
+        return other
+
+    async def run(self, script: Script, keys: Sequence[str], *args: str | int | float) -> Any:
+        """Run a script and return its reply; repeat it while Redis is out of reach, for ``patience_s`` at most.
+
+        Raises:
+            StoreUnavailable: Redis stayed out of reach. The script may have run.
+            StoreFull: Redis refused to write; the script has not run.
+        """
+
+        async def once() -> Any:
+            source = script.source
+            try:
+                return await self.client.evalsha(source.sha1, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self.client.eval(source.text, len(keys), *keys, *args)
+
+        return await self.call(once)
+
+    async def command(self, *words: str | int | float) -> Any:
+        """Run one command that reads, or that is safe to repeat, and return its reply, as in ``run``."""
+        return await self.call(lambda: cast(Awaitable[Any], self.client.execute_command(*words)))  # type: ignore[no-untyped-call]
+
+    async def call(self, command: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``command`` returns; it is repeated as in ``run`` and so must be safe to repeat."""
+        give_up = time.monotonic() + self._patience_s
+        failures = 0
+        while True:
+            try:
+                return await command()
+            except _AWAY as error:
+                failures += 1
+                pause_s = backoff_s(failures, first_s=0.02, most_s=0.5)
+                if time.monotonic() + pause_s > give_up:
+                    raise translate(error) from error
+                await asyncio.sleep(pause_s)
+            except RedisError as error:
+                raise translate(error) from error
+
+    async def wait_for_entries(self, streams: Mapping[str, str], *, count: int) -> StreamEntries:
+        """Return what the streams hold after the given ids, at most ``count`` of each; wait a second if it is nothing.
+
+        Raises:
+            StoreUnavailable: Redis is out of reach. It is not repeated: whoever waits has to look around first.
+        """
+        try:
+            reply = await self.blocking.xread({**streams}, count=count, block=BLOCK_MS)  # type: ignore[dict-item]
+        except (*_AWAY, RedisError) as error:
+            raise translate(error) from error
+        return cast(StreamEntries, reply)
+
+    async def check(self) -> str:
+        """Return the server's name and version, if it can be used.
+
+        Raises:
+            StoreUnavailable: nobody answers.
+            StoreUnsuitable: it is too old, would evict keys, or refuses our credentials.
+        """
+        # INFO rather than CONFIG GET: managed services forbid CONFIG.
+        info = await self.call(lambda: self.client.info("everything"))
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        version = str(info.get("valkey_version") or info.get("redis_version", "0"))
+        if tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2]) < MIN_VERSION:
+            raise StoreUnsuitable(f"{name} {version} is too old: Sibyl needs Redis 6.2 or newer, or Valkey.")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise StoreUnsuitable(
+                f"{name} has maxmemory-policy {policy} and would drop answers when memory is short. "
+                "Set it to noeviction: redis-cli CONFIG SET maxmemory-policy noeviction"
+            )
+        if not info.get("aof_enabled"):
+            logger.warning(
+                "%s runs without an append-only file: accepted tasks are lost when it restarts. "
+                "Set appendonly yes, unless your provider keeps the data in another way.",
+                name,
+                extra={"action": "store_without_aof"},
+            )
+        return f"{name} {version}"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()
+        await self.blocking.aclose()
+
+
+def translate(error: Exception) -> StoreUnavailable | StoreUnsuitable:
+    """Return our error for one of Redis' or of the network."""
+    match error:
+        case AuthenticationError() | AuthorizationError() | NoPermissionError():
+            return StoreUnsuitable("Redis refuses our user or password. Check the Redis URL.")
+        case OutOfMemoryError():
+            return StoreFull()
+        case ReadOnlyError():
+            return StoreUnavailable("Redis is read-only at the moment: a replica, or a failover under way.")
+        case BusyLoadingError():
+            return StoreUnavailable("Redis is still loading its data.")
+        case ResponseError() if "MISCONF" in str(error) or "OOM" in str(error):
+            return StoreFull()
+        case ResponseError():
+            return StoreUnsuitable(f"Redis refused a command: {error}")
+        case _:
+            return StoreUnavailable()
+
+
+def _client(url: str, *, timeout_s: float) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=_COMMAND_TIMEOUT_S,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=_COMMAND_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+    return Redis.from_pool(pool)

@@ -1,0 +1,52 @@
+-- claim(keys of the task | id, nonce, lease_ms, most_tries, floor, model)
+-- Takes the task: raises its epoch and writes the first entry of the new epoch, after which Redis itself refuses every
+-- older writer. Again with the same nonce: the same lease (the reply was lost).
+--
+-- floor: the highest epoch that this worker ever saw, in case Redis lost its newest writes.
+-- A task that was cancelled, is past its deadline or used up its tries ends here instead.
+--
+-- Reply: {'ok', epoch, offset, attempt, ms until the deadline, spec} | {'ended', state} | {'busy', state} | {'gone'}
+local keys = whole()
+local id, nonce, lease_ms, most_tries, floor, model = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local task = redis.call('HMGET', keys.task, 'state', 'epoch', 'offset', 'tries', 'lease_ms', 'score', 'cancel', 'nonce',
+  'attempt', 'deadline_ms', 'spec')
+local state, now = task[1], now_ms()
+
+if not state then
+  redis.call('ZREM', keys.waiting, id)
+  redis.call('ZREM', keys.running, id)
+  redis.call('ZREM', keys.deadlines, id)
+  return { 'gone' }
+end
+if state == 'running' and task[8] == nonce then
+  return { 'ok', task[2], task[3], task[9], int(tonumber(task[10]) - now), task[11] }
+end
+if not (state == 'queued' or state == 'running' and tonumber(task[5]) < now) then
+  return { 'busy', state }
+end
+if task[7] then
+  return { 'ended', finish_unheld(keys, id, 'cancelled', floor) }
+end
+if tonumber(task[10]) <= now then
+  return { 'ended', finish_unheld(keys, id, 'expired', floor) }
+end
+if tonumber(task[4]) >= most_tries then
+  redis.call('ZADD', keys.dead, int(now), id)
+  return { 'ended', finish_unheld(keys, id, 'failed', floor, { FIELD.CODE, 'worker_lost', FIELD.MESSAGE,
+    'Every worker that tried this task was lost, ' .. task[4] .. ' in all.' }) }
+end
+
+local epoch = next_epoch(task[2], floor)
+local attempt = int(tonumber(task[9]) + 1)
+redis.call('XADD', keys.log, int(epoch) .. '-' .. task[3], FIELD.KIND, 'started', FIELD.ATTEMPT, attempt, FIELD.MODEL, model,
+  FIELD.KEPT, task[3], FIELD.PREVIOUS, last_entry(keys.log))
+redis.call('HSET', keys.task, 'state', 'running', 'epoch', int(epoch), 'nonce', nonce, 'attempt', attempt,
+  'tries', int(tonumber(task[4]) + 1), 'model', model, 'lease_ms', int(now + tonumber(lease_ms)))
+redis.call('HSETNX', keys.task, 'started_ms', int(now))
+redis.call('ZREM', keys.waiting, id)
+redis.call('ZADD', keys.running, int(now + tonumber(lease_ms)), id)
+local start = tonumber(task[6]) % 1e9
+if start > tonumber(redis.call('GET', keys.clock) or '0') then
+  redis.call('SET', keys.clock, string.format('%.6f', start))
+end
+return { 'ok', int(epoch), task[3], attempt, int(tonumber(task[10]) - now), task[11] }

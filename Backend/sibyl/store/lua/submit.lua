@@ -1,0 +1,50 @@
+-- submit(keys of the task, mine, idem | id, owner, priority, spec, deadline_ms, retention_ms, most_waiting, most_open,
+--        request | '')
+-- Accepts a task: after the reply it survives every process. Again with the same id, or the same Idempotency-Key: no effect.
+--
+-- task       hash   created here: owner spec state epoch nonce offset attempt tries score created_ms deadline_ms
+--                   retention_ms; later lease_ms model started_ms finished_ms progress cancel
+-- waiting    zset   its score: the priority band, then the owner's virtual start time, one step a task
+-- idem       string `<id> <request>`; the task's own key when no Idempotency-Key was given
+--
+-- Reply: {'ok', id} | {'mismatch'} | {'queue_full'} | {'too_many'}
+local keys = whole()
+local mine, idem = KEYS[12], KEYS[13]
+local id, owner, priority, spec = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local deadline_ms, retention_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local most_waiting, most_open, request = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+
+if redis.call('EXISTS', keys.task) == 1 then
+  return { 'ok', id }
+end
+if request ~= '' then
+  local known = redis.call('GET', idem)
+  if known then
+    local known_id, known_request = known:match('^(%S+) (.*)$')
+    return known_request == request and { 'ok', known_id } or { 'mismatch' }
+  end
+end
+if redis.call('ZCARD', keys.waiting) >= most_waiting then
+  return { 'queue_full' }
+end
+if tonumber(redis.call('HGET', keys.open, owner) or '0') >= most_open then
+  return { 'too_many' }
+end
+
+local now = now_ms()
+local start = math.max(tonumber(redis.call('GET', keys.clock) or '0'), tonumber(redis.call('HGET', keys.fair, owner) or '0'))
+local score = string.format('%.6f', (9 - priority) * 1e9 + start)
+redis.call('HSET', keys.fair, owner, string.format('%.6f', start + 1))
+redis.call('HINCRBY', keys.open, owner, 1)
+redis.call('HSET', keys.task, 'owner', owner, 'spec', spec, 'state', 'queued', 'epoch', '0', 'nonce', '', 'offset', '0',
+  'attempt', '0', 'tries', '0', 'score', score, 'created_ms', int(now), 'deadline_ms', int(now + deadline_ms),
+  'retention_ms', int(retention_ms))
+redis.call('XADD', keys.log, '0-1', FIELD.KIND, 'queued')
+redis.call('ZADD', keys.waiting, score, id)
+redis.call('ZADD', keys.deadlines, int(now + deadline_ms), id)
+redis.call('ZADD', mine, int(now), id)
+if request ~= '' then
+  redis.call('SET', idem, id .. ' ' .. request, 'PX', int(deadline_ms + retention_ms))
+end
+ring(keys.bell, 'work', id)
+return { 'ok', id }

@@ -1,0 +1,247 @@
+"""The queue of tasks: submit, claim, settle, release, cancel, erase, reap.
+
+Every change is one script, atomic and safe to repeat. The lease is timed by Redis' clock alone.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sibyl.core.errors import (
+    IdempotencyMismatch,
+    LeaseLost,
+    QueueFull,
+    TaskForgotten,
+    TooManyTasks,
+    UnknownTask,
+)
+from sibyl.core.event import Terminal
+from sibyl.core.state import State
+from sibyl.core.task import Lease, Owner, TaskId, TaskSpec
+from sibyl.store import keys
+from sibyl.store.connection import Store
+from sibyl.store.keys import Shard
+from sibyl.store.scripts import Script
+from sibyl.wire import record
+
+_CLAIM_CANDIDATES = 8  # looked at for one free slot; several workers may run for the same ones
+_ENDS = {
+    "Completed": State.COMPLETED,
+    "Failed": State.FAILED,
+    "Cancelled": State.CANCELLED,
+    "Expired": State.EXPIRED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much the queue takes, and for how long."""
+
+    queue_tasks: int
+    owner_tasks: int
+    deadline_s: float
+    retention_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A task that is ours for now."""
+
+    lease: Lease
+    spec: TaskSpec
+    attempt: int
+    stored: int  #: outputs of earlier attempts
+    remaining_s: float  #: until the task's deadline
+
+
+class TaskQueue:
+    """All tasks."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def _shard(self, task_id: str) -> Shard:
+        return self._store.shards[keys.shard_of(task_id, len(self._store.shards))]
+
+    # ---- the client's side
+
+    async def submit(
+        self,
+        spec: TaskSpec,
+        *,
+        owner: Owner,
+        limits: Limits,
+        idempotency_key: str | None = None,
+        request: str = "",
+    ) -> TaskId:
+        """Accept a task and return its id; after that it survives the death of any process.
+
+        Args:
+            idempotency_key: the caller's name for this submit; the same key gives the same task again.
+            request: a digest of what was asked, compared when the key was used before. Never empty with a key.
+
+        Raises:
+            IdempotencyMismatch: the key was used with another request.
+            QueueFull, TooManyTasks: a limit is reached; nothing was accepted.
+            StoreUnavailable: it may have been accepted; repeat it with an idempotency key.
+        """
+        shards = len(self._store.shards)
+        number = (
+            secrets.randbelow(shards)
+            if idempotency_key is None
+            else keys.shard_of_idempotency_key(owner, idempotency_key, shards)
+        )
+        shard = self._store.shards[number]
+        task_id = keys.task_id(number, secrets.token_hex(16))
+        idem = shard.task(task_id) if idempotency_key is None else shard.idempotency(owner, idempotency_key)
+        reply = await self._store.run(
+            Script.SUBMIT,
+            [*shard.whole(task_id), shard.mine(owner), idem],
+            *(task_id, owner, spec.priority, record.encode_spec(spec)),
+            *(round(limits.deadline_s * 1000), round(limits.retention_s * 1000)),
+            *(limits.queue_tasks, limits.owner_tasks, "" if idempotency_key is None else request),
+        )
+        match reply:
+            case ["ok", known_id]:
+                return TaskId(known_id)
+            case ["mismatch"]:
+                raise IdempotencyMismatch()
+            case ["queue_full"]:
+                raise QueueFull()
+            case _:
+                raise TooManyTasks()
+
+    async def request_cancel(self, task_id: TaskId, owner: Owner) -> State:
+        """Ask the task to stop and return its state now: terminal, unless a worker has still to hear of it.
+
+        Raises:
+            UnknownTask, TaskForgotten: there is no such task of this owner, or no more.
+        """
+        await self._require_owner(task_id, owner)
+        shard = self._shard(task_id)
+        match await self._store.run(Script.CANCEL, shard.whole(task_id), task_id):
+            case ["ok", state]:
+                return State(state)
+            case _:
+                raise await self._missing(shard, task_id)
+
+    async def erase(self, task_id: TaskId, owner: Owner) -> None:
+        """Erase prompt, answer and log; a worker that runs the task stops.
+
+        Raises:
+            UnknownTask, TaskForgotten: there is no such task of this owner, or no more.
+        """
+        await self._require_owner(task_id, owner)
+        shard = self._shard(task_id)
+        if await self._store.run(Script.ERASE, [*shard.whole(task_id), shard.mine(owner)], task_id) != ["ok"]:
+            raise await self._missing(shard, task_id)
+
+    async def _require_owner(self, task_id: TaskId, owner: Owner) -> None:
+        shard = self._shard(task_id)
+        found = await self._store.command("HGET", shard.task(task_id), "owner")
+        if found is None:
+            raise await self._missing(shard, task_id)
+        if found != owner:
+            raise UnknownTask()
+
+    async def _missing(self, shard: Shard, task_id: TaskId) -> UnknownTask | TaskForgotten:
+        return TaskForgotten() if await self._store.command("EXISTS", shard.gone(task_id)) else UnknownTask()
+
+    # ---- the worker's side
+
+    async def claim(self, *, nonce: str, model: str, lease_s: float, max_attempts: int, floor: int) -> Claim | None:
+        """Take the next task, abandoned ones first, or return None when there is nothing to do.
+
+        Args:
+            nonce: unique to this call.
+            floor: the highest epoch that this worker ever saw.
+        """
+        for shard in self._store.shards:
+            abandoned, waiting, _ = await self._due(shard)
+            for task_id in (*abandoned, *waiting):
+                reply = await self._store.run(
+                    Script.CLAIM,
+                    shard.whole(task_id),
+                    *(task_id, nonce, round(lease_s * 1000), max_attempts, floor, model),
+                )
+                if reply[0] == "ok":
+                    _, epoch, stored, attempt, remaining_ms, spec = reply
+                    return Claim(
+                        lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
+                        spec=record.decode_spec(spec),
+                        attempt=int(attempt),
+                        stored=int(stored),
+                        remaining_s=int(remaining_ms) / 1000,
+                    )
+        return None
+
+    async def settle(self, lease: Lease, stored: int, end: Terminal) -> int | None:
+        """End the task with ``end`` after ``stored`` outputs. Repeating it changes nothing.
+
+        Returns None when it is done, or, when Redis lost its newest writes, how many outputs it holds: append the
+        others and settle again.
+
+        Raises:
+            LeaseLost: another worker owns the task, or it is over in another way or erased.
+        """
+        shard = self._shard(lease.task_id)
+        state = _ENDS[type(end).__name__]
+        fields = record.encode_event(end)
+        flat = [value for pair in fields.items() for value in pair]
+        reply = await self._store.run(
+            Script.SETTLE,
+            shard.whole(lease.task_id),
+            *(lease.task_id, lease.epoch, lease.nonce, state.value, stored, *flat),
+        )
+        match reply:
+            case ["ok"]:
+                return None
+            case ["gap", held]:
+                return int(held)
+            case _:
+                raise LeaseLost()
+
+    async def release(self, lease: Lease, *, delay_s: float = 0.0, unharmed: bool = False) -> bool:
+        """Give the task back, for another worker to go on after ``delay_s``; False if it was not ours any more.
+
+        Args:
+            unharmed: this attempt does not count as a failed one.
+        """
+        return await self._release(lease.task_id, lease.nonce, delay_s, unharmed)
+
+    async def release_all_of(self, worker: str) -> int:
+        """Give back every task that the worker of this name holds, which must be dead; return how many.
+
+        For the successor of a worker, so that its tasks need not wait for their leases to run out.
+        """
+        released = 0
+        for shard in self._store.shards:
+            for task_id in await self._store.command("ZRANGE", shard.running, 0, -1):
+                nonce = await self._store.command("HGET", shard.task(task_id), "nonce")
+                if nonce is not None and nonce.startswith(f"{worker}:"):
+                    released += await self._release(TaskId(task_id), nonce, 0.0, False)
+        return released
+
+    async def _release(self, task_id: TaskId, nonce: str, delay_s: float, unharmed: bool) -> bool:
+        reply: list[str] = await self._store.run(
+            Script.RELEASE,
+            self._shard(task_id).whole(task_id),
+            *(task_id, nonce, round(delay_s * 1000), "1" if unharmed else "0"),
+        )
+        return reply == ["ok"]
+
+    async def reap(self) -> int:
+        """End tasks that no worker holds and that are cancelled or past their deadline; return how many."""
+        ended = 0
+        for shard in self._store.shards:
+            abandoned, _, overdue = await self._due(shard)
+            for task_id in {*abandoned, *overdue}:
+                reply = await self._store.run(Script.REAP, shard.whole(task_id), task_id)
+                ended += reply[0] == "ended"
+        return ended
+
+    async def _due(self, shard: Shard) -> tuple[Sequence[TaskId], Sequence[TaskId], Sequence[TaskId]]:
+        abandoned, waiting, overdue = await self._store.run(
+            Script.DUE, [shard.waiting, shard.running, shard.deadlines], _CLAIM_CANDIDATES
+        )
+        return abandoned, waiting, overdue

@@ -1,0 +1,221 @@
+"""The tail of the logs that somebody follows: one blocking connection per process and shard, many followers.
+
+Each followed task has one ``Feed``: its log, folded, grown by the tail and shared by all followers of the task. A
+follower is only a position in the feed's entries, so a slow one costs nothing and delays nobody.
+
+The tail reads all followed logs with one XREAD. When a task joins, an entry in the tail's own doorbell stream makes the
+blocked read return and start anew with the new log among its keys. After a short pause for more to gather, it reads
+again: with many logs a pause saves the server work, with few there is none.
+
+What Redis took back (power loss, failover) shows in three ways, and each leads to reading the whole log anew: an entry
+that cannot follow the last one, a reconnect, and a second of silence after which the last entry is no longer there.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sibyl.core.errors import SibylError
+from sibyl.core.event import Entry, Output, Started
+from sibyl.core.fold import Fold
+from sibyl.core.policy import backoff_s
+from sibyl.core.task import TaskId
+from sibyl.store.connection import Store
+from sibyl.store.keys import Shard, shard_of
+from sibyl.wire import record
+
+logger = logging.getLogger(__name__)
+
+READ_COUNT = 1024  # most entries of one log taken in one read
+GATHER_MOST_S = 0.02
+_GATHER_PER_LOG_S = 0.0002
+_CHECK_S = 1.0  # pause between looks at feeds that are silent
+_CHECKED_AT_ONCE = 256
+_DOORBELL_TTL_S = 3600
+
+
+class Feed:
+    """One followed task: what its log says so far."""
+
+    def __init__(self, task_id: TaskId) -> None:
+        self.task_id = task_id
+        self.fold = Fold()
+        self.forgotten = False  #: the log is gone: erased, or its retention ended
+        self.position: int | None = None  #: in the queue, while it waits
+        self.progress: tuple[int, int] | None = None  #: prompt tokens evaluated, and how many there are
+        self.followers = 0
+        self.silent = False  #: nothing came since the last check
+        self._changed = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can come any more."""
+        return self.forgotten or self.fold.terminal
+
+    def changed(self) -> asyncio.Event:
+        """Return the event that the next change sets. Take it before looking, then wait: no change is missed."""
+        return self._changed
+
+    def notify(self) -> None:
+        """Wake all who wait for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def take(self, entry: Entry) -> bool:
+        """Append an entry, or return False when the log must be read anew."""
+        if entry.cursor <= self.fold.last:
+            return True  # read twice
+        if not self.fold.append(entry):
+            return False
+        self.silent = False
+        self.position = None
+        if isinstance(entry.event, Output):
+            self.progress = None
+        return True
+
+
+class Tail:
+    """Feeds of all tasks that somebody in this process follows."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._feeds: dict[TaskId, Feed] = {}
+        self._name = secrets.token_hex(8)
+
+    @property
+    def followed(self) -> int:
+        """Tasks that somebody follows."""
+        return len(self._feeds)
+
+    def __contains__(self, task_id: TaskId) -> bool:
+        return task_id in self._feeds
+
+    @contextmanager
+    def feed(self, task_id: TaskId) -> Iterator[Feed]:
+        """Give the task's feed while the block runs. It is empty until ``load``."""
+        feed = self._feeds.setdefault(task_id, Feed(task_id))
+        feed.followers += 1
+        try:
+            yield feed
+        finally:
+            feed.followers -= 1
+            if feed.followers == 0:
+                del self._feeds[task_id]
+
+    async def load(self, feed: Feed) -> None:
+        """Read the log, unless another follower did, and have the tail watch it.
+
+        Raises:
+            StoreUnavailable: Redis is out of reach.
+        """
+        if feed.fold.entries or feed.forgotten:
+            return
+        await self._reread(feed)
+        if not feed.ended:
+            await self._ring(self._shard(feed.task_id))
+
+    async def run(self) -> None:
+        """Tail until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for shard in self._store.shards:
+                group.create_task(self._tail(shard), name=f"tail-{shard.number}")
+            group.create_task(self._check_silent(), name="tail-check")
+
+    def _shard(self, task_id: TaskId) -> Shard:
+        return self._store.shards[shard_of(task_id, len(self._store.shards))]
+
+    async def _ring(self, shard: Shard) -> None:
+        key = shard.tail(self._name)
+        await self._store.command("XADD", key, "MAXLEN", "~", 16, "*", "look", "")
+        await self._store.command("EXPIRE", key, _DOORBELL_TTL_S)
+
+    async def _tail(self, shard: Shard) -> None:
+        doorbell, heard = shard.tail(self._name), "0-0"
+        failures = 0
+        while True:
+            feeds = {
+                shard.log(task_id): feed
+                for task_id, feed in self._feeds.items()
+                if feed.fold.entries and not feed.ended and self._shard(task_id) is shard
+            }
+            streams = {doorbell: heard} | {key: str(feed.fold.last) for key, feed in feeds.items()}
+            try:
+                if failures:
+                    await asyncio.gather(*(self._reread(feed) for feed in feeds.values()))
+                reply = await self._store.wait_for_entries(streams, count=READ_COUNT)
+                failures = 0
+            except SibylError as error:
+                failures += 1
+                self._log_failure(failures, error)
+                await asyncio.sleep(backoff_s(failures))
+                continue
+            for key, raw in reply:
+                if key == doorbell:
+                    heard = raw[-1][0]
+                else:
+                    await self._deliver(feeds[key], raw)
+            await asyncio.sleep(min(GATHER_MOST_S, len(feeds) * _GATHER_PER_LOG_S))
+
+    def _log_failure(self, failures: int, error: Exception) -> None:
+        level = logging.WARNING if failures in (1, 10) else logging.DEBUG
+        logger.log(level, "Cannot read the logs: %s", type(error).__name__, extra={"action": "tail_failed"})
+
+    async def _deliver(self, feed: Feed, raw: list[tuple[str, dict[str, str]]]) -> None:
+        for stream_id, fields in raw:
+            if not feed.take(record.decode_entry(stream_id, fields)):
+                logger.info("A log was taken back", extra={"action": "refold", "task_id": feed.task_id})
+                await self._reread(feed)
+                return
+        feed.notify()
+
+    async def _reread(self, feed: Feed) -> None:
+        raw = await self._store.command("XRANGE", self._shard(feed.task_id).log(feed.task_id), "-", "+")
+        if not raw:
+            feed.forgotten = True
+        else:
+            feed.fold = Fold(record.decode_entry(stream_id, fields) for stream_id, fields in raw)
+        await self._look([feed])
+        feed.notify()
+
+    async def _check_silent(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            waiting = [feed for feed in self._feeds.values() if feed.fold.entries and not feed.ended]
+            silent = [feed for feed in waiting if feed.silent]
+            for feed in waiting:
+                feed.silent = True
+            for start in range(0, len(silent), _CHECKED_AT_ONCE):
+                try:
+                    await self._look(silent[start : start + _CHECKED_AT_ONCE])
+                except SibylError as error:
+                    self._log_failure(1, error)
+
+    async def _look(self, feeds: list[Feed]) -> None:
+        """Fetch queue positions and progress; read anew the logs whose last entry has vanished."""
+        feeds = [feed for feed in feeds if not feed.ended]
+
+        async def fetch() -> list[Any]:
+            async with self._store.client.pipeline(transaction=False) as pipe:
+                for feed in feeds:
+                    shard = self._shard(feed.task_id)
+                    last = str(feed.fold.last)
+                    pipe.xrange(shard.log(feed.task_id), last, last)
+                    pipe.zrank(shard.waiting, feed.task_id)
+                    pipe.hget(shard.task(feed.task_id), "progress")
+                return await pipe.execute()
+
+        replies = await self._store.call(fetch) if feeds else []
+        for feed, present, rank, progress in zip(feeds, replies[::3], replies[1::3], replies[2::3], strict=True):
+            if not present:
+                await self._reread(feed)
+                continue
+            before = feed.position, feed.progress
+            feed.position = rank
+            started = isinstance(feed.fold.entries[-1].event, Started)
+            done, _, of = progress.partition(" ") if progress and started else ("", "", "")
+            feed.progress = (int(done), int(of)) if of else None
+            if before != (feed.position, feed.progress):
+                feed.notify()
