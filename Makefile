@@ -18,8 +18,8 @@ CMAKE_ARGS   ?=
 LLAMA_CACHE  := $(if $(strip $(CMAKE_ARGS)),--no-cache-dir)
 
 # The oldest Node that Vite runs on.
-HAS_NODE := command -v npm >/dev/null 2>&1 && node -e \
-  'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 22 || (a === 22 && b >= 12) || (a === 20 && b >= 19) ? 0 : 1)'
+HAS_NODE := { command -v npm >/dev/null 2>&1 && node -e \
+  'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 22 || (a === 22 && b >= 12) || (a === 20 && b >= 19) ? 0 : 1)'; }
 NO_NODE  := Node 20.19 or newer is not on this machine
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 
@@ -29,6 +29,7 @@ PAGE_SOURCES := $(wildcard frontend/*.html frontend/*.ts frontend/tsconfig.json 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help setup run test style types layers bench ci page page-test wheel lock clean
+.PHONY: has-node
 .DEFAULT_GOAL := help
 
 help: ## list what make can do here
@@ -63,6 +64,9 @@ ci: ## what CI runs: style, types, layers, tests
 	@$(MAKE) -s --no-print-directory layers
 	@$(MAKE) -s --no-print-directory test
 
+has-node:
+	@$(HAS_NODE)
+
 page: ## build the page that the API serves under /
 	@if $(HAS_NODE); then $(MAKE) -s --no-print-directory $(PAGE)/index.html; \
 	elif [ -n "$$SIBYL_CI_REQUIRE_BROWSER" ]; then echo "page: $(NO_NODE)" >&2; exit 1; \
@@ -71,9 +75,7 @@ page: ## build the page that the API serves under /
 page-test: $(VENV)/.dev page ## test the page: its parts in Node, the whole in a real Chromium
 	@if ! $(HAS_NODE); then echo "page-test: skipped, $(NO_NODE)"; \
 	else (cd frontend && npm test --silent) && \
-	  if [ -n "$(CHROMIUM)" ]; then cd frontend && CHROMIUM="$(CHROMIUM)" npm run --silent test:browser; \
-	  elif [ -n "$$SIBYL_CI_REQUIRE_BROWSER" ]; then echo "page-test: no Chromium on this machine" >&2; exit 1; \
-	  else echo "page-test: browser tests skipped, no Chromium on this machine (set CHROMIUM to its path)"; fi; fi
+	  cd frontend && $(if $(CHROMIUM),SIBYL_TEST_CHROMIUM=$(CHROMIUM)) npm run --silent test:browser; fi
 
 wheel: $(VENV)/.run page ## build the wheel, with page and model, into dist/
 	@$(BIN)/python -m hatchling build -t wheel -d dist
@@ -111,7 +113,7 @@ $(VENV)/.llama: $(VENV)/.base $(LOCKS)/run.txt
 	@set -e; awk '/^[^ #]/ {on = /^llama-cpp-python==/} on' $(LOCKS)/run.txt > $(VENV)/llama.txt; \
 	version=$$(sed -n 's/^llama-cpp-python==\([^ ;]*\).*/\1/p' $(VENV)/llama.txt); \
 	quiet=-qq; \
-	if [ -n "$(LLAMA_CACHE)" ] || ! { $(PIP) show -qq llama-cpp-python 2>/dev/null \
+	if [ -n "$(LLAMA_CACHE)" ] || ! { $(PIP) list --format=freeze 2>/dev/null | grep -qx "llama_cpp_python==$$version" \
 	    || $(PIP) cache list "llama_cpp_python-$$version" --format=abspath 2>/dev/null | grep -q whl; }; then \
 	  { command -v cc && command -v c++; } >/dev/null || \
 	    { echo "setup: building llama.cpp needs a C and a C++ compiler; on Debian: apt-get install build-essential" >&2; exit 1; }; \
@@ -139,5 +141,5 @@ frontend/node_modules/.ready: frontend/package.json frontend/package-lock.json
 
 $(PAGE)/index.html: frontend/node_modules/.ready $(PAGE_SOURCES)
 	@echo "page: building it"
-	@cd frontend && npm run --silent build
+	@cd frontend && npm run --silent build -- --logLevel warn
 	@touch $@

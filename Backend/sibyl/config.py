@@ -4,6 +4,7 @@ Sources, strongest first: flags of the command line, ``SIBYL_*`` environment var
 directory, the defaults here. This is the only file that reads the environment.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -51,11 +52,8 @@ class Settings(BaseSettings):
     upstream_api_key: SecretStr | None = Field(None, description="its key")
     upstream_model: str | None = Field(None, description="its model; none takes the first that it lists")
 
-    # Limits of one request
+    # Limits of one request; those of single fields stand in wire/tasks.py
     body_bytes: PositiveInt = Field(256 * 1024, description="largest request body")
-    question_chars: PositiveInt = Field(16_000, description="longest question, and longest message of a history")
-    history_messages: PositiveInt = Field(64, description="most messages of a history")
-    max_tokens: PositiveInt = Field(4096, description="most tokens that a request may ask for")
 
     # Limits of the whole
     queue_tasks: PositiveInt = Field(10_000, description="most tasks that wait; more are answered with 429")
@@ -84,6 +82,17 @@ class Settings(BaseSettings):
         if self.engine == "openai" and not self.upstream_url:
             raise ValueError("--engine openai needs --upstream URL (SIBYL_UPSTREAM_URL)")
         return self
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment in which a child process finds these settings, and all else as it is here."""
+    ours = {
+        f"SIBYL_{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        for name, value in settings
+        if value is not None
+    }
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith("SIBYL_")}
+    return others | ours
 
 
 def load_settings(**flags: Any) -> Settings:

@@ -9,6 +9,7 @@
         TaskForgotten           it existed; it was deleted or its retention ended
         QueueFull               try again later
         TooManyTasks            try again later
+        TooManyFollowers        try again later, or at another node
         StoreUnavailable        Redis is out of reach, try again later
             StoreFull           Redis refuses writes
         StoreUnsuitable         Redis is reachable but must not be used
@@ -93,6 +94,13 @@ class TooManyTasks(SibylError):
 
     status = 429
     retry_after_s = 5
+
+
+class TooManyFollowers(SibylError):
+    """This node has as many open event streams as it may. Try again in a moment."""
+
+    status = 503
+    retry_after_s = 2
 
 
 class StoreUnavailable(SibylError):

@@ -8,7 +8,7 @@ applies this rule, so every reader that folds the same log sees the same answer.
 from collections.abc import Iterable, Sequence
 
 from sibyl.core.cursor import START, Cursor
-from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Started
+from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Started, Terminal
 
 
 class Fold:
@@ -35,7 +35,7 @@ class Fold:
             case Started() | Completed() | Failed() | Cancelled() | Expired() if event.previous != START:
                 return event.previous == self.last and event.kept == self.outputs
             case Completed() | Failed() | Cancelled() | Expired():
-                return cursor == Cursor(self.epoch, self.outputs + 1)
+                return cursor == Cursor(self.epoch, self.outputs + 1) and event.kept == self.outputs
             case _:
                 return self.last == START
 
@@ -54,7 +54,7 @@ class Fold:
                     return self._skip(entry)  # a stray entry of a torn write
                 self.outputs += 1
             case Started() | Completed() | Failed() | Cancelled() | Expired():
-                if event.kept < self.outputs:
+                if event.kept < self.outputs or self.terminal:
                     self._rewind(event.kept)
                 self.terminal = not isinstance(event, Started)
         self.epoch = entry.cursor.epoch
@@ -69,10 +69,11 @@ class Fold:
         counting: list[Entry] = []
         for entry in self.entries:
             outputs += isinstance(entry.event, Output)
-            if not isinstance(entry.event, Output) or outputs <= kept:
-                counting.append(entry)
+            if isinstance(entry.event, Output) and outputs > kept or isinstance(entry.event, Terminal):
+                continue  # void; an end that something follows came from a torn write
+            counting.append(entry)
         self.entries = counting
-        self.outputs = kept
+        self.outputs = min(kept, outputs)
 
     def answer(self) -> tuple[Output, ...]:
         """Return the outputs that count."""

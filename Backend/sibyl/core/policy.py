@@ -6,6 +6,7 @@ from sibyl.core.errors import SibylError, UpstreamError
 from sibyl.core.event import Failed, Output
 
 MERGED_OUTPUTS = 32  # most outputs that are logged as one, so that a log entry stays small
+MESSAGE_CHARS = 1000  # longest error message that is logged
 
 
 def backoff_s(failures: int, *, first_s: float = 0.05, most_s: float = 2.0) -> float:
@@ -18,13 +19,17 @@ def deserves_another_attempt(error: Exception) -> bool:
     return isinstance(error, UpstreamError)
 
 
-def failure(error: Exception) -> Failed:
-    """Return the terminal event for an attempt that ended in ``error``; foreign errors show no detail."""
+def failure(error: Exception, *, kept: int) -> Failed:
+    """Return the terminal event for an attempt that ended in ``error`` after ``kept`` outputs.
+
+    A foreign error shows no detail, since it may quote the prompt.
+    """
     match error:
         case SibylError():
-            return Failed(code=error.code, message=error.message)
+            return Failed(code=error.code, message=error.message[:MESSAGE_CHARS], kept=kept)
         case _:
-            return Failed(code="internal_error", message="The worker met an unexpected error; its log has the details.")
+            message = "The worker met an unexpected error; its log has the details."
+            return Failed(code="internal_error", message=message, kept=kept)
 
 
 def merge_outputs(outputs: Sequence[Output]) -> list[Output]:

@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -120,8 +121,8 @@ class EmbeddedRedis:
             try:
                 await self._start()
             except BaseException as error:
-                if self._process is not None and self._process.returncode is None:
-                    self._process.kill()  # loses nothing: what was acknowledged is in the file
+                if self._process is not None:
+                    _signal(self._process, signal.SIGKILL)  # loses nothing: what was acknowledged is in the file
                     await self._process.wait()
                 if first:  # a failed restart keeps the address that others know
                     self._release()
@@ -208,7 +209,7 @@ class EmbeddedRedis:
         if holder.socket_path is not None and holder.password is not None:
             with contextlib.suppress(TimeoutError):
                 async with (
-                    asyncio.timeout(ORPHAN_GRACE_S),
+                    asyncio.timeout(ORPHAN_GRACE_S),  # it may be frozen
                     RedisAdmin.connected(Path(holder.socket_path), holder.password) as admin,
                 ):
                     await admin.shutdown()
@@ -325,18 +326,14 @@ class EmbeddedRedis:
                     os.close(descriptor)
 
     async def _end(self, process: asyncio.subprocess.Process, limit_s: float) -> None:
-        if process.returncode is not None:
-            return
         try:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            _signal(process, signal.SIGTERM)
             async with asyncio.timeout(limit_s):
                 await process.wait()
         except TimeoutError:
             logger.warning("Redis did not end within %g s, killed", limit_s, extra={"action": "redis_killed"})
         finally:
-            if process.returncode is None:
-                process.kill()
+            _signal(process, signal.SIGKILL)
         await process.wait()
 
     def _release(self) -> None:
@@ -353,6 +350,17 @@ class EmbeddedRedis:
 
     def _log(self) -> str:
         return self._log_path.read_text(errors="replace")
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal unless the process is known to have ended.
+
+    Not with ``process.send_signal``: it reaps a process that has just died before asyncio's own watcher does, which then
+    reports 255 in place of the exit status (CPython 3.11).
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -5,15 +5,13 @@ Every change is one script, atomic and safe to repeat. The lease is timed by Red
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sibyl.core.errors import (
     IdempotencyMismatch,
     LeaseLost,
     QueueFull,
-    TaskForgotten,
     TooManyTasks,
-    UnknownTask,
 )
 from sibyl.core.event import Terminal
 from sibyl.core.state import State
@@ -22,6 +20,7 @@ from sibyl.store import keys
 from sibyl.store.connection import Store
 from sibyl.store.keys import Shard
 from sibyl.store.scripts import Script
+from sibyl.store.tasks import missing, require_owner
 from sibyl.wire import record
 
 _CLAIM_CANDIDATES = 8  # looked at for one free slot; several workers may run for the same ones
@@ -117,13 +116,13 @@ class TaskQueue:
         Raises:
             UnknownTask, TaskForgotten: there is no such task of this owner, or no more.
         """
-        await self._require_owner(task_id, owner)
+        await require_owner(self._store, task_id, owner)
         shard = self._shard(task_id)
         match await self._store.run(Script.CANCEL, shard.whole(task_id), task_id):
             case ["ok", state]:
                 return State(state)
             case _:
-                raise await self._missing(shard, task_id)
+                raise await missing(self._store, task_id)
 
     async def erase(self, task_id: TaskId, owner: Owner) -> None:
         """Erase prompt, answer and log; a worker that runs the task stops.
@@ -131,21 +130,10 @@ class TaskQueue:
         Raises:
             UnknownTask, TaskForgotten: there is no such task of this owner, or no more.
         """
-        await self._require_owner(task_id, owner)
+        await require_owner(self._store, task_id, owner)
         shard = self._shard(task_id)
         if await self._store.run(Script.ERASE, [*shard.whole(task_id), shard.mine(owner)], task_id) != ["ok"]:
-            raise await self._missing(shard, task_id)
-
-    async def _require_owner(self, task_id: TaskId, owner: Owner) -> None:
-        shard = self._shard(task_id)
-        found = await self._store.command("HGET", shard.task(task_id), "owner")
-        if found is None:
-            raise await self._missing(shard, task_id)
-        if found != owner:
-            raise UnknownTask()
-
-    async def _missing(self, shard: Shard, task_id: TaskId) -> UnknownTask | TaskForgotten:
-        return TaskForgotten() if await self._store.command("EXISTS", shard.gone(task_id)) else UnknownTask()
+            raise await missing(self._store, task_id)
 
     # ---- the worker's side
 
@@ -186,7 +174,7 @@ class TaskQueue:
         """
         shard = self._shard(lease.task_id)
         state = _ENDS[type(end).__name__]
-        fields = record.encode_event(end)
+        fields = record.encode_event(replace(end, kept=stored))  # else the fold would void what was appended
         flat = [value for pair in fields.items() for value in pair]
         reply = await self._store.run(
             Script.SETTLE,

@@ -15,13 +15,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sibyl.core.errors import ProcessError
 from sibyl.store.redis_settings import SUPERVISOR
 
 POLL_S = 0.01
-REPLY_LIMIT_S = 10.0
+REPLY_LIMIT_S = 10.0  # for one command
 
 
 class Answer(Enum):
@@ -47,7 +46,9 @@ class RedisAdmin:
             username=SUPERVISOR,
             password=password,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=REPLY_LIMIT_S,
+            # No limit here but around each call: redis-py 8.1 sends under asyncio.wait_for when it has one, and on
+            # Python 3.11 that swallows a cancellation that comes while a command is being sent.
+            socket_timeout=None,
             protocol=2,
         ) as client:
             yield cls(client)
@@ -55,18 +56,20 @@ class RedisAdmin:
     async def ping(self) -> Answer:
         """Return at once what the server says, or NOTHING after ``REPLY_LIMIT_S`` seconds."""
         try:
-            await self._client.ping()
+            async with asyncio.timeout(REPLY_LIMIT_S):
+                await self._client.ping()
         except BusyLoadingError:
             return Answer.LOADING
-        except (RedisConnectionError, RedisTimeoutError):
+        except (RedisConnectionError, TimeoutError):
             return Answer.NOTHING
         return Answer.READY
 
     async def loaded_percent(self) -> float | None:
         """Return how much of the data is loaded; None when the server does not say."""
         try:
-            return float((await self._client.info("persistence"))["loading_loaded_perc"])
-        except (RedisError, KeyError):
+            async with asyncio.timeout(REPLY_LIMIT_S):
+                return float((await self._client.info("persistence"))["loading_loaded_perc"])
+        except (RedisError, TimeoutError, KeyError):
             return None
 
     async def rewrite(self) -> None:
@@ -75,19 +78,22 @@ class RedisAdmin:
         Raises ProcessError with Redis' reason when it could not.
         """
         try:
-            await self._client.bgrewriteaof()
+            async with asyncio.timeout(REPLY_LIMIT_S):
+                await self._client.bgrewriteaof()
             while True:
-                state = await self._client.info("persistence")
+                async with asyncio.timeout(REPLY_LIMIT_S):
+                    state = await self._client.info("persistence")
                 if not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]:
                     break
                 await asyncio.sleep(POLL_S)
-        except RedisError as error:
-            raise ProcessError(f"the rewrite failed ({error})") from error
+        except (RedisError, TimeoutError) as error:
+            raise ProcessError(f"the rewrite failed ({error or 'no reply'})") from error
         if state["aof_last_bgrewrite_status"] != "ok" or state["aof_last_rewrite_time_sec"] < 0:
             raise ProcessError("the rewrite failed")
 
     async def shutdown(self) -> None:
         """Ask the server to end; do nothing when it is out of reach or refuses. The data are in the file
         already."""
-        with contextlib.suppress(RedisError):
-            await self._client.shutdown(nosave=True)
+        with contextlib.suppress(RedisError, TimeoutError):
+            async with asyncio.timeout(REPLY_LIMIT_S):
+                await self._client.shutdown(nosave=True)

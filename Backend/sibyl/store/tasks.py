@@ -22,6 +22,10 @@ class TaskViews:
     def _shard(self, task_id: str) -> Shard:
         return self._store.shards[keys.shard_of(task_id, len(self._store.shards))]
 
+    async def require_owner(self, task_id: TaskId, owner: Owner) -> None:
+        """Raise UnknownTask or TaskForgotten unless this owner has such a task."""
+        await require_owner(self._store, task_id, owner)
+
     async def task(self, task_id: TaskId, owner: Owner) -> Task:
         """Return the task as it stands.
 
@@ -40,8 +44,7 @@ class TaskViews:
 
         fields, raw, rank = await self._store.call(look)
         if not fields:
-            known = await self._store.command("EXISTS", shard.gone(task_id))
-            raise TaskForgotten() if known else UnknownTask()
+            raise await missing(self._store, task_id)
         if fields["owner"] != owner:
             raise UnknownTask()
         return _task(task_id, fields, Fold(record.decode_entry(*entry) for entry in raw), rank)
@@ -99,6 +102,22 @@ class TaskViews:
     async def running_tasks(self) -> int:
         """Return how many tasks run."""
         return sum([int(await self._store.command("ZCARD", shard.running)) for shard in self._store.shards])
+
+
+async def require_owner(store: Store, task_id: TaskId, owner: Owner) -> None:
+    """Raise UnknownTask or TaskForgotten unless this owner has such a task."""
+    shard = store.shards[keys.shard_of(task_id, len(store.shards))]
+    found = await store.command("HGET", shard.task(task_id), "owner")
+    if found is None:
+        raise await missing(store, task_id)
+    if found != owner:
+        raise UnknownTask()
+
+
+async def missing(store: Store, task_id: TaskId) -> UnknownTask | TaskForgotten:
+    """Return the error for a task that is not there: was it ever?"""
+    shard = store.shards[keys.shard_of(task_id, len(store.shards))]
+    return TaskForgotten() if await store.command("EXISTS", shard.gone(task_id)) else UnknownTask()
 
 
 def _task(task_id: TaskId, fields: dict[str, str], fold: Fold, rank: int | None) -> Task:

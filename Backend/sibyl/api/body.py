@@ -1,0 +1,58 @@
+"""Request bodies, read whole before anything else: bounded in size and time, JSON by their own word, UTF-8."""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sibyl.api.errors import http_error
+
+READ_S = 30.0  # a body that takes longer is given up
+
+
+class BodyLimit:
+    """Middleware that answers 408, 413 and 415, and hands the application a body that is already there."""
+
+    def __init__(self, app: ASGIApp, *, body_bytes: int) -> None:
+        self._app = app
+        self._body_bytes = body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read, check, pass on."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > self._body_bytes:
+            return await self._refuse(scope, receive, send)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(READ_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    if len(body) > self._body_bytes:
+                        return await self._refuse(scope, receive, send)
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            return await http_error(408)(scope, receive, send)
+        if body and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return await http_error(415)(scope, receive, send)
+        given = False
+
+        async def receive_again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self._app(scope, receive_again, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = http_error(413, f"The body is larger than {self._body_bytes} bytes.")
+        response.headers["Connection"] = "close"  # the rest of the body is not worth reading
+        await response(scope, receive, send)

@@ -1,0 +1,64 @@
+"""What a handler may reach, made once per process; and who asks."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from sibyl.config import Settings
+from sibyl.core.errors import TooManyFollowers
+from sibyl.core.task import LOCAL_OWNER, Owner
+from sibyl.store.connection import Store
+from sibyl.store.queue import Limits, TaskQueue
+from sibyl.store.tail import Tail
+from sibyl.store.tasks import TaskViews
+from sibyl.store.workers import WorkerRegistry
+
+
+class Context:
+    """The parts of one API process."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self.queue = TaskQueue(store)
+        self.views = TaskViews(store)
+        self.tail = Tail(store)
+        self.registry = WorkerRegistry(store)
+        self.limits = Limits(
+            queue_tasks=settings.queue_tasks,
+            owner_tasks=settings.owner_tasks,
+            deadline_s=settings.deadline_s,
+            retention_s=settings.retention_s,
+        )
+        self.draining = asyncio.Event()  #: set: event streams are cut, for their followers to go elsewhere
+        self.followers = 0  #: open event streams
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Count a follower while the block runs. Raises TooManyFollowers at the limit."""
+        if self.followers >= self.settings.followers:
+            raise TooManyFollowers()
+        self.followers += 1
+        try:
+            yield
+        finally:
+            self.followers -= 1
+
+
+def context(request: Request) -> Context:
+    """Return the process' parts."""
+    found = request.app.state.context
+    assert isinstance(found, Context)
+    return found
+
+
+def owner() -> Owner:
+    """Return who asks: everybody is one owner until API keys exist."""
+    return LOCAL_OWNER
+
+
+ContextParam = Annotated[Context, Depends(context)]
+OwnerParam = Annotated[Owner, Depends(owner)]

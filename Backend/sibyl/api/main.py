@@ -1,0 +1,105 @@
+"""The API's process: settings, logging, socket, store, server, signals, and an exit code."""
+
+import asyncio
+import logging
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from sibyl.api.app import create_app
+from sibyl.api.context import Context
+from sibyl.api.listening import bind
+from sibyl.config import Settings
+from sibyl.core.errors import ProcessError, StoreUnavailable
+from sibyl.store.connection import Store
+from sibyl.telemetry import start_logging
+
+logger = logging.getLogger(__name__)
+
+STORE_PATIENCE_S = 10.0  # a Redis that is being restarted is waited for at the start
+REQUESTS_S = 5  # requests under way may take so long after the drain began
+BACKLOG = 2048
+
+
+def run(settings: Settings, *, fd: int | None = None) -> None:
+    """Serve HTTP until SIGTERM or Ctrl-C, then drain: stop listening, cut event streams, finish requests, close.
+
+    Args:
+        fd: a socket that is bound already, inherited from the supervisor; None binds host and port.
+
+    Raises:
+        SibylError: it cannot start: port in use, Redis out of reach or unsuitable; the message says what to do.
+    """
+    start_logging("api", level=settings.log_level, form=settings.log_format)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+    if settings.redis_url is None:
+        raise ProcessError("An API of its own needs a Redis that it shares with its workers: give --redis-url.")
+    listening = bind(settings.host, settings.port) if fd is None else socket.socket(fileno=fd)
+    config = uvicorn.Config(
+        app="",  # set below, on the loop
+        log_config=None,
+        access_log=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=REQUESTS_S,
+        lifespan="on",
+        server_header=False,
+    )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        failed = runner.run(_serve(settings, settings.redis_url.get_secret_value(), config, listening))
+    if failed:
+        sys.exit(1)
+
+
+async def _serve(settings: Settings, redis_url: str, config: uvicorn.Config, listening: socket.socket) -> bool:
+    store = Store(redis_url, shards=settings.shards)
+    try:
+        found = await store.patient(STORE_PATIENCE_S).check()
+    except StoreUnavailable:
+        await store.close()
+        raise StoreUnavailable(
+            f"Redis did not answer within {STORE_PATIENCE_S:.0f} s. Check the Redis URL; `sibyl doctor` helps."
+        ) from None
+    failed = asyncio.Event()
+
+    def fail() -> None:
+        failed.set()
+        server.drain()
+
+    app = create_app(settings, store, on_failure=fail)
+    config.app = app
+    server = _Server(config, app.state.context)
+    host, port = listening.getsockname()[:2]
+    facts = {"action": "api_ready", "store": found}
+    logger.info("API listens on http://%s:%d/", f"[{host}]" if ":" in host else host, port, extra=facts)
+    await server.serve(sockets=[listening])
+    logger.info("API ended", extra={"action": "api_ended"})
+    return failed.is_set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our drain. Overrides the handler that sse-starlette replaces in the base class."""
+
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+        super().__init__(config)
+        self._context = context
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain on the first signal, leave at once on the second."""
+        if self.should_exit:
+            self.force_exit = True
+        self.drain()
+
+    def drain(self) -> None:
+        """Stop listening and cut the event streams; their followers come back with their cursors, here or elsewhere."""
+        if not self.should_exit:
+            logger.info("Draining", extra={"action": "drain", "followers": self._context.followers})
+        self.should_exit = True
+        self._context.draining.set()
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    # A stream that we cut on purpose is no error of the application; we log it ourselves.
+    return "returned without completing response" not in record.getMessage()

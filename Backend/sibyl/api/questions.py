@@ -1,0 +1,29 @@
+"""Ask a question."""
+
+import secrets
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from sibyl.api.context import ContextParam, OwnerParam
+from sibyl.api.submission import REFUSALS, IdempotencyKey, accept
+from sibyl.wire.tasks import SEED_MOST, QuestionBody, TaskBody, digest
+
+router = APIRouter(tags=["ask"])
+
+
+@router.post(
+    "/api/questions", status_code=202, response_model=TaskBody, response_model_exclude_unset=True, responses=REFUSALS
+)
+async def ask(
+    body: QuestionBody,
+    response: Response,
+    context: ContextParam,
+    owner: OwnerParam,
+    idempotency_key: IdempotencyKey = None,
+) -> dict[str, Any]:
+    """Accept a question. From the 202 on it is kept: follow `events_url` for the answer, now or later."""
+    # Drawn here and stored: an attempt that goes on elsewhere draws the same tokens.
+    spec = body.spec(seed=secrets.randbelow(SEED_MOST + 1))
+    request = digest("questions", body)
+    return await accept(context, owner, spec, response, key=idempotency_key, request=request)

@@ -1,0 +1,61 @@
+"""From a checked body to an accepted task: the part that questions and fortunes share."""
+
+from typing import Annotated, Any
+
+from fastapi import Header, Response
+
+from sibyl.api.context import Context
+from sibyl.core.task import Owner, Task, TaskId, TaskSpec
+from sibyl.fortune.poems import Poem, poem_by_number
+from sibyl.wire.tasks import ErrorBody, PoemBody, task_body
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="your name for this request: sent again with the same key, it gives the same task",
+    ),
+]
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "the body is not JSON in UTF-8"},
+    408: {"model": ErrorBody, "description": "the body did not arrive in time"},
+    413: {"model": ErrorBody, "description": "the body is too large"},
+    415: {"model": ErrorBody, "description": "the body is not application/json"},
+    422: {"model": ErrorBody, "description": "a field is wrong, the prompt is too long, or the key was used before"},
+    429: {"model": ErrorBody, "description": "too many tasks wait; Retry-After says when to try again"},
+    503: {"model": ErrorBody, "description": "Redis is out of reach; Retry-After says when to try again"},
+}
+
+
+async def accept(
+    context: Context, owner: Owner, spec: TaskSpec, response: Response, *, key: str | None, request: str
+) -> dict[str, Any]:
+    """Submit the task and return its body; sets Location."""
+    task_id = await context.queue.submit(spec, owner=owner, limits=context.limits, idempotency_key=key, request=request)
+    response.headers["Location"] = f"/api/tasks/{task_id}"
+    return await show(context, owner, task_id)
+
+
+async def show(context: Context, owner: Owner, task_id: TaskId) -> dict[str, Any]:
+    """Return the body of a task as it stands."""
+    return shown(await context.views.task(task_id, owner))
+
+
+def shown(task: Task) -> dict[str, Any]:
+    """Return the body of a task, with its poem if it is a fortune."""
+    number = task.spec.poem_number
+    return task_body(task, None if number is None else poem_body(poem_by_number(number)))
+
+
+def poem_body(poem: Poem) -> PoemBody:
+    """Return a poem as it is shown."""
+    return PoemBody(
+        number=poem.number,
+        title=poem.title,
+        grade=poem.grade.value,
+        themes=[theme.value for theme in poem.themes],
+        lines=list(poem.lines),
+    )

@@ -1,0 +1,120 @@
+"""Tasks: look, follow, cancel, erase, list."""
+
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Response
+
+from sibyl.api.context import ContextParam, OwnerParam
+from sibyl.api.streaming import EventStream
+from sibyl.api.submission import show, shown
+from sibyl.core.cursor import START, Cursor
+from sibyl.core.errors import TaskForgotten
+from sibyl.core.state import State
+from sibyl.core.task import TaskId
+from sibyl.store.follow import at_end
+from sibyl.wire.tasks import LISTED_TASKS, ErrorBody, TaskBody, TaskListBody
+
+router = APIRouter(prefix="/api/tasks", tags=["tasks"])
+
+TaskIdParam = Annotated[str, Path(description="the task's id", examples=["0.5f0c7a7e6f1d4a3b9c2e8d7f6a5b4c3d"])]
+_CURSOR = {"pattern": r"^[0-9]{1,15}-[0-9]{1,9}$"}
+_ABSENT: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorBody, "description": "there is no such task"},
+    410: {"model": ErrorBody, "description": "it was deleted, or its retention ended"},
+    503: {"model": ErrorBody, "description": "Redis is out of reach; Retry-After says when to try again"},
+}
+_WRONG: dict[int | str, dict[str, Any]] = {422: {"model": ErrorBody, "description": "a parameter is wrong"}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "frames of `id`, `event`, `data`; the last event is completed, failed, cancelled or expired",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": (
+                    'id: 1767268800000-1\r\nevent: llm_streaming\r\ndata: {"type":"llm_streaming","token":"The",'
+                    '"index":0}\r\n\r\n'
+                ),
+            }
+        },
+    },
+    204: {"description": "the cursor is the last event: there is nothing more, do not reconnect"},
+}
+
+
+@router.get(
+    "",
+    response_model=TaskListBody,
+    response_model_exclude_unset=True,
+    responses=_WRONG | {404: _ABSENT[404], 503: _ABSENT[503]},
+)
+async def list_tasks(
+    context: ContextParam,
+    owner: OwnerParam,
+    state: Annotated[State | None, Query(description="only tasks in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=LISTED_TASKS, description="most tasks to return")] = 20,
+    before: Annotated[str | None, Query(description="a task id: only tasks older than it")] = None,
+) -> dict[str, Any]:
+    """Return your tasks, newest first."""
+    place = None if before is None else TaskId(before)
+    tasks, next_before = await context.views.tasks(owner, limit=limit, state=state, before=place)
+    return {"tasks": [shown(task) for task in tasks], "next_before": next_before}
+
+
+@router.get("/{task_id}", response_model=TaskBody, response_model_exclude_unset=True, responses=_ABSENT)
+async def task(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam) -> dict[str, Any]:
+    """Return a task as it stands, with all of its answer that is stored so far."""
+    return await show(context, owner, TaskId(task_id))
+
+
+@router.get("/{task_id}/events", response_class=Response, responses=_ABSENT | _WRONG | _STREAM)
+async def task_events(
+    task_id: TaskIdParam,
+    context: ContextParam,
+    owner: OwnerParam,
+    after: Annotated[
+        str | None, Query(description="the id of the last event you have", json_schema_extra=_CURSOR)
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="the same, as browsers send it; wins over `after`", json_schema_extra=_CURSOR)
+    ] = None,
+) -> Response:
+    """Stream the task's events: all that are stored after the cursor, then those that come, until the last one.
+
+    Leaving stops nothing. A body that ends without a terminal event was cut: connect again with the last `id`.
+    """
+    given = last_event_id or after
+    cursor = START if given is None else Cursor.parse(given)
+    identity = TaskId(task_id)
+    await context.views.require_owner(identity, owner)
+    with ExitStack() as stack:
+        stack.enter_context(context.following())
+        feed = stack.enter_context(context.tail.feed(identity))
+        await context.tail.load(feed)
+        if feed.forgotten:
+            raise TaskForgotten()
+        if at_end(feed, cursor):
+            return Response(status_code=204)
+        return EventStream(
+            feed,
+            cursor,
+            draining=context.draining,
+            keep_alive_s=context.settings.keep_alive_s,
+            send_timeout_s=context.settings.send_timeout_s,
+            release=stack.pop_all().close,
+        )
+
+
+@router.post(
+    "/{task_id}/cancel", status_code=202, response_model=TaskBody, response_model_exclude_unset=True, responses=_ABSENT
+)
+async def cancel(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam) -> dict[str, Any]:
+    """Ask the task to stop. Its `cancelled` event follows; a finished task stays as it is. Twice is once."""
+    await context.queue.request_cancel(TaskId(task_id), owner)
+    return await show(context, owner, TaskId(task_id))
+
+
+@router.delete("/{task_id}", status_code=204, responses=_ABSENT)
+async def erase(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam) -> None:
+    """Erase the question, the answer and the log. A task that still runs is stopped."""
+    await context.queue.erase(TaskId(task_id), owner)

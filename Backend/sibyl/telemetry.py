@@ -1,0 +1,65 @@
+"""Log lines that people can read and programs can query: one line an event, with its action and its task.
+
+Nothing that a user wrote or a model answered is ever logged: ids, numbers and names of errors only.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        extras = "".join(f" {name}={value}" for name, value in _extras(record).items() if name != "action")
+        line = f"{time} {self._process:<6} {record.getMessage()}{extras}"
+        if record.levelno >= logging.WARNING:
+            line = f"{time} {self._process:<6} {record.levelname.lower()}: {record.getMessage()}{extras}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "pid": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+
+def start_logging(process: str, *, level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:
+    """Send this process' log lines to ``stream``, standard error by default.
+
+    Args:
+        process: what the process is: ``serve``, ``api`` or ``worker``.
+        level: least severe level shown.
+        form: ``text`` for people, ``json`` for programs, one object a line.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Json(process) if form == "json" else _Text(process))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("httpx", "httpcore", "sse_starlette", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,63 @@
+"""The events of a task as frames of its stream: the logged ones with their cursor as id, hints without."""
+
+import json
+from typing import assert_never
+
+from sibyl.core.cursor import Cursor
+from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Queued, Started
+from sibyl.wire.sse import encode
+
+EXPIRED_MESSAGE = "The task was not finished before its deadline."
+
+
+def entry_frame(task_id: str, entry: Entry) -> bytes:
+    """Return the frame of a logged event."""
+    event, cursor = entry.event, entry.cursor
+    match event:
+        case Output():
+            return _frame("llm_streaming", cursor, token=event.text, index=cursor.offset - 1)
+        case Queued():
+            return _frame("queued", cursor, task_id=task_id)
+        case Started():
+            return _frame("started", cursor, attempt=event.attempt, model=event.model)
+        case Completed():
+            usage = {
+                "prompt_tokens": event.usage.prompt_tokens,
+                "completion_tokens": event.usage.completion_tokens,
+            }
+            return _frame(
+                "completed", cursor, text_length=event.text_length, usage=usage, finish_reason=event.finish_reason
+            )
+        case Failed():
+            return _frame("failed", cursor, code=event.code, message=event.message)
+        case Cancelled():
+            return _frame("cancelled", cursor)
+        case Expired():
+            return _frame("expired", cursor, message=EXPIRED_MESSAGE)
+        case _:
+            assert_never(event)
+
+
+def position_frame(position: int) -> bytes:
+    """Return the hint of the place in the queue."""
+    return _frame("position", None, position=position)
+
+
+def progress_frame(evaluated: int, prompt_tokens: int) -> bytes:
+    """Return the hint of how far the prompt is evaluated."""
+    return _frame("progress", None, prompt_tokens_evaluated=evaluated, prompt_tokens=prompt_tokens)
+
+
+def reset_frame(outputs: int, text: str) -> bytes:
+    """Return the hint that only ``text``, the first ``outputs`` events of it, stays."""
+    return _frame("reset", None, **{"from": outputs, "text": text})
+
+
+def forgotten_frame(code: str, message: str) -> bytes:
+    """Return the end of a stream whose task was erased."""
+    return _frame("failed", None, code=code, message=message)
+
+
+def _frame(event_type: str, cursor: Cursor | None, **fields: object) -> bytes:
+    data = json.dumps({"type": event_type, **fields}, ensure_ascii=False, separators=(",", ":"))
+    return encode(event_type, data, None if cursor is None else str(cursor))

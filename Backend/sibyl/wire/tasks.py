@@ -1,0 +1,256 @@
+"""The native HTTP bodies: what a client may send, and the task as it is shown. Limits carry their unit in the name.
+
+A body is checked here and nowhere else; what passes can be stored and fed to a model. Field descriptions and examples
+make the OpenAPI document.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from sibyl.core.state import State
+from sibyl.core.task import FinishReason, Message, SamplingParams, Task, TaskSpec
+
+QUESTION_CHARS = 16_000
+HISTORY_MESSAGES = 64
+MAX_TOKENS = 32_768
+STOP_STRINGS = 8
+STOP_CHARS = 64
+METADATA_ENTRIES = 16
+METADATA_KEY_CHARS = 64
+METADATA_VALUE_CHARS = 512
+LISTED_TASKS = 100
+SEED_MOST = 2**32 - 1
+
+# At least one character that can be seen. Spelled out, since "white space" differs between regular expressions.
+VISIBLE = r"[^\s\x00-\x1f\x7f\x85]"
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=QUESTION_CHARS, pattern=VISIBLE)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_CHARS)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_CHARS)]
+MetadataValue = Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS)]
+
+
+class Body(BaseModel):
+    """What a client sends: exact types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SamplingBody(Body):
+    """How the next token is chosen. What is left out takes the engine's default."""
+
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="most tokens of the answer")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest token always")
+    top_p: float | None = Field(None, gt=0, le=1, description="keep the likeliest tokens that sum to this share")
+    top_k: int | None = Field(None, ge=0, le=1000, description="keep this many likeliest tokens; 0 keeps all")
+    min_p: float | None = Field(None, ge=0, le=1, description="drop tokens below this share of the likeliest")
+    seed: int | None = Field(None, ge=0, le=SEED_MOST, description="the same seed draws the same answer")
+    stop: list[Stop] = Field(
+        default_factory=list, max_length=STOP_STRINGS, description="the answer ends before the first of these"
+    )
+
+    def params(self, *, seed: int) -> SamplingParams:
+        """Return the parameters of a task; ``seed`` when the client gave none."""
+        fields = self.model_dump(exclude={"seed", "stop"})
+        return SamplingParams(seed=seed if self.seed is None else self.seed, stop=tuple(self.stop), **fields)
+
+
+class HistoryMessage(Body):
+    """An earlier turn."""
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
+class QuestionBody(Body):
+    """A question for the model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"question": "Should I change my job this year?"},
+                {
+                    "question": "And if I wait?",
+                    "history": [
+                        {"role": "user", "content": "Should I change my job this year?"},
+                        {"role": "assistant", "content": "The river turns before the mill does."},
+                    ],
+                    "sampling": {"max_tokens": 120, "temperature": 0.7, "seed": 7},
+                    "metadata": {"from": "docs"},
+                },
+            ]
+        }
+    )
+
+    question: Text = Field(description="what to ask")
+    system: Text | None = Field(None, description="instructions for the model")
+    history: list[HistoryMessage] = Field(
+        default_factory=list, max_length=HISTORY_MESSAGES, description="earlier turns, oldest first"
+    )
+    sampling: SamplingBody = Field(default_factory=SamplingBody)
+    priority: int = Field(5, ge=0, le=9, description="larger runs sooner")
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=METADATA_ENTRIES, description="the client's own, returned unchanged"
+    )
+
+    def spec(self, *, seed: int) -> TaskSpec:
+        """Return the task that is asked for."""
+        system = [] if self.system is None else [Message(role="system", content=self.system)]
+        history = [Message(role=turn.role, content=turn.content) for turn in self.history]
+        return TaskSpec(
+            kind="question",
+            messages=(*system, *history, Message(role="user", content=self.question)),
+            sampling=self.sampling.params(seed=seed),
+            priority=self.priority,
+            metadata=self.metadata,
+        )
+
+
+class FortuneBody(Body):
+    """A question for the oracle: a poem is drawn and interpreted for it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"question": "Will the journey go well?", "seed": 42}]})
+
+    question: Text = Field(description="what the poem is to answer")
+    seed: int | None = Field(None, ge=0, le=SEED_MOST, description="draws the poem; left out, chance does")
+    sampling: SamplingBody = Field(default_factory=SamplingBody)
+    priority: int = Field(5, ge=0, le=9, description="larger runs sooner")
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_ENTRIES)
+
+
+def digest(route: str, body: Body) -> str:
+    """Return what tells one request from another: equal for equal requests."""
+    return hashlib.sha256(f"{route}\n{body.model_dump_json()}".encode()).hexdigest()
+
+
+class UsageBody(BaseModel):
+    """Tokens that the model read and wrote."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ErrorDetail(BaseModel):
+    """Why a task failed."""
+
+    code: str
+    message: str
+
+
+class PoemBody(BaseModel):
+    """The poem of a fortune."""
+
+    number: int
+    title: str
+    grade: str
+    themes: list[str]
+    lines: list[str]
+
+
+class TaskBody(BaseModel):
+    """A task as it stands now."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "task_id": "0.5f0c7a7e6f1d4a3b9c2e8d7f6a5b4c3d",
+                    "kind": "question",
+                    "state": "running",
+                    "position": None,
+                    "attempt": 1,
+                    "model": "Sibyl Oracle",
+                    "text": "The river turns",
+                    "finish_reason": None,
+                    "usage": None,
+                    "error": None,
+                    "metadata": {},
+                    "created_at": "2026-01-01T12:00:00.000Z",
+                    "started_at": "2026-01-01T12:00:00.020Z",
+                    "finished_at": None,
+                    "expires_at": "2026-01-08T13:00:00.000Z",
+                    "events_url": "/api/tasks/0.5f0c7a7e6f1d4a3b9c2e8d7f6a5b4c3d/events",
+                }
+            ]
+        }
+    )
+
+    task_id: str
+    kind: Literal["question", "fortune"]
+    state: State
+    position: int | None = Field(description="tasks ahead of it in the queue; null unless queued")
+    attempt: int = Field(description="attempts begun")
+    model: str | None
+    text: str = Field(description="the answer as far as it is stored")
+    finish_reason: FinishReason | None
+    usage: UsageBody | None
+    error: ErrorDetail | None
+    metadata: dict[str, str]
+    created_at: str = Field(description="RFC 3339, UTC")
+    started_at: str | None
+    finished_at: str | None
+    expires_at: str = Field(description="forgotten from then on; while it is unfinished, the latest such moment")
+    events_url: str = Field(description="where its events stream")
+    poem: PoemBody | None = Field(None, description="of a fortune")
+
+
+class TaskListBody(BaseModel):
+    """Tasks, newest first."""
+
+    tasks: list[TaskBody]
+    next_before: str | None = Field(description="give it as `before` for the next ones; null at the end")
+
+
+class RequestErrorDetail(BaseModel):
+    """One thing that is wrong with a request."""
+
+    loc: list[str | int]
+    message: str
+
+
+class RequestError(BaseModel):
+    """Why a request was refused."""
+
+    code: str
+    message: str
+    details: list[RequestErrorDetail] | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: RequestError
+
+
+def task_body(task: Task, poem: PoemBody | None) -> dict[str, Any]:
+    """Return a task as JSON shows it."""
+    usage, error = task.usage, task.error
+    body: dict[str, Any] = {
+        "task_id": task.task_id,
+        "kind": task.spec.kind,
+        "state": task.state.value,
+        "position": task.position,
+        "attempt": task.attempt,
+        "model": task.model,
+        "text": task.text,
+        "finish_reason": task.finish_reason,
+        "usage": usage and {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+        "error": error and {"code": error.code, "message": error.message},
+        "metadata": dict(task.spec.metadata),
+        "created_at": timestamp(task.created_at),
+        "started_at": timestamp(task.started_at),
+        "finished_at": timestamp(task.finished_at),
+        "expires_at": timestamp(task.expires_at),
+        "events_url": f"/api/tasks/{task.task_id}/events",
+    }
+    return body if poem is None else body | {"poem": poem.model_dump()}
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Return a moment as RFC 3339 in UTC with milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

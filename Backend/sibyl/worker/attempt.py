@@ -1,0 +1,147 @@
+"""One attempt, from the claim to its end: generate in a thread, append what comes, renew beside it, settle."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+from sibyl.bridge.abort import Abort
+from sibyl.bridge.bridge import Bridge
+from sibyl.core import policy
+from sibyl.core.errors import DeadlinePassed, LeaseLost, SibylError, StoreUnavailable, TaskCancelled
+from sibyl.core.event import Cancelled, Expired, Output, Terminal
+from sibyl.core.fold import Fold
+from sibyl.engines.base import Engine, GenerationRequest, GenerationResult, OnTokens
+from sibyl.store.log import EventLog
+from sibyl.store.queue import Claim, TaskQueue
+from sibyl.worker.answer import Answer
+
+logger = logging.getLogger(__name__)
+
+
+class Draining(SibylError):
+    """The worker ends; another one goes on with the task."""
+
+
+class Attempt:
+    """One claimed task in this worker."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        engine: Engine,
+        bridge: Bridge,
+        queue: TaskQueue,
+        log: EventLog,
+        lease_s: float,
+        heartbeat_s: float,
+    ) -> None:
+        self.claim = claim
+        self.abort = Abort()  #: request it with ``TaskCancelled``, ``Draining`` or ``LeaseLost``
+        self._engine = engine
+        self._bridge = bridge
+        self._queue = queue
+        self._log = log
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
+
+    async def run(self) -> None:
+        """Run it to its end, whatever that is. Raises nothing but on cancellation, which gives the task up."""
+        claim, started = self.claim, time.monotonic()
+        facts = {"task_id": claim.lease.task_id, "attempt": claim.attempt}
+        logger.info("Attempt begins", extra={"action": "attempt_begins", **facts, "stored": claim.stored})
+        try:
+            fold = Fold(await self._log.read(claim.lease.task_id))
+        except StoreUnavailable:
+            return  # the lease runs out; the next claim, by us or by another worker, goes on
+        answer = Answer(self._queue, self._log, claim.lease, fold.answer(), lease_s=self._lease_s)
+        renewing = asyncio.create_task(self._renew(answer), name="renew")
+        try:
+            how = await self._end(await self._generate(answer, fold), answer)
+        except LeaseLost:
+            how = "lease_lost"
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+        took_ms = round((time.monotonic() - started) * 1000)
+        logger.info("Attempt ends", extra={"action": "attempt_ends", **facts, "how": how, "took_ms": took_ms})
+
+    async def _generate(self, answer: Answer, fold: Fold) -> GenerationResult | Exception:
+        """Generate the rest of the answer; return why it ended."""
+
+        def on_progress(evaluated: int, prompt_tokens: int) -> None:
+            answer.progress = f"{evaluated} {prompt_tokens}"
+
+        request = GenerationRequest(
+            messages=self.claim.spec.messages,
+            sampling=self.claim.spec.sampling,
+            abort=self.abort,
+            stored=fold.answer(),
+            on_progress=on_progress,
+        )
+
+        def produce(on_tokens: OnTokens) -> GenerationResult:
+            return self._engine.generate(request, on_tokens)
+
+        async def deliver(outputs: list[Output]) -> None:
+            try:
+                await answer.append(outputs)
+            except (LeaseLost, TaskCancelled) as reason:
+                self.abort.request(reason)  # now, not when the engine emits next
+                raise
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(max(0.0, self.claim.remaining_s), self.abort.request, DeadlinePassed())
+        try:
+            return await self._bridge.run(produce, deliver, self.abort)
+        except Exception as error:
+            # An engine may end in an error of its own because it was told to stop: the reason is what counts.
+            reason = self.abort.reason
+            return reason if isinstance(reason, Exception) and not isinstance(error, LeaseLost) else error
+        finally:
+            deadline.cancel()
+
+    async def _end(self, outcome: GenerationResult | Exception, answer: Answer) -> str:
+        """Settle or release the task and return a word for how it ended."""
+        end: Terminal
+        match outcome:
+            case GenerationResult():
+                end = answer.completed(outcome.usage, outcome.finish_reason)
+            case LeaseLost():
+                return "lease_lost"
+            case Draining():
+                await self._queue.release(self.claim.lease, unharmed=True)
+                return "released"
+            case TaskCancelled():
+                end = Cancelled(kept=answer.stored)
+            case DeadlinePassed():
+                end = Expired(kept=answer.stored)
+            case error if policy.deserves_another_attempt(error):
+                logger.warning("Attempt failed: %s", error, extra=self._about("attempt_failed"))
+                await self._queue.release(self.claim.lease, delay_s=policy.backoff_s(self.claim.attempt, first_s=0.5))
+                return "released"
+            case error:
+                known = isinstance(error, SibylError)
+                logger.warning(
+                    "Attempt failed: %s",
+                    error if known else type(error).__name__,
+                    extra=self._about("attempt_failed"),
+                    exc_info=None if known else error,
+                )
+                end = policy.failure(error, kept=answer.stored)
+        await answer.settle(end)
+        return type(end).__name__.lower()
+
+    async def _renew(self, answer: Answer) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            try:
+                await answer.renew()
+            except (LeaseLost, TaskCancelled) as reason:
+                self.abort.request(reason)
+                return
+
+    def _about(self, action: str) -> dict[str, object]:
+        return {"action": action, "task_id": self.claim.lease.task_id, "attempt": self.claim.attempt}

@@ -1,0 +1,140 @@
+"""The worker's process: settings, logging, model, store, signals, and an exit code."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from sibyl.config import Settings
+from sibyl.core.errors import ProcessError, StoreUnavailable
+from sibyl.core.task import WorkerInfo
+from sibyl.engines.base import Engine
+from sibyl.engines.library import resolve_model
+from sibyl.store.connection import Store
+from sibyl.telemetry import start_logging
+from sibyl.worker.worker import Pace, Worker
+
+logger = logging.getLogger(__name__)
+
+_STORE_PATIENCE_S = 30.0  # a Redis that is being restarted is waited for at the start
+_PROGRESS_S = 2.0
+_SWITCH_S = 1e-4  # the GIL goes to a decode thread after this, not after 5 ms (research: serving.md 4a)
+
+
+def run(settings: Settings, *, name: str) -> None:
+    """Run a worker until SIGTERM or Ctrl-C, then drain it.
+
+    Args:
+        name: unique among live workers. A worker that was started again under the same name takes over at once
+            what its dead predecessor held.
+
+    Raises:
+        SibylError: it cannot start: model, Redis or settings; the message says what to do.
+    """
+    start_logging("worker", level=settings.log_level, form=settings.log_format)
+    sys.setswitchinterval(_SWITCH_S)
+    if settings.redis_url is None:
+        raise ProcessError("A worker of its own needs a Redis that it shares with the API: give --redis-url.")
+    engine = load_engine(settings)
+    try:
+        asyncio.run(_work(settings, settings.redis_url.get_secret_value(), engine, name))
+    finally:
+        engine.close()
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Return the engine that the settings name, loaded.
+
+    Raises:
+        ModelUnusable: there is no such model, or it is broken.
+    """
+    with _progress("Loading the model"):
+        match settings.engine:
+            case "llama":
+                from sibyl.engines.llama import LlamaEngine
+
+                return LlamaEngine(
+                    resolve_model(settings.model, settings.data_dir / "models").path,
+                    slots=settings.slots,
+                    threads=settings.threads,
+                    context_tokens=settings.context_tokens,
+                    gpu_layers=settings.gpu_layers,
+                )
+            case "openai":
+                from sibyl.engines.upstream import UpstreamEngine
+
+                key = settings.upstream_api_key
+                return UpstreamEngine(
+                    settings.upstream_url or "",
+                    api_key=None if key is None else key.get_secret_value(),
+                    model=settings.upstream_model,
+                )
+            case "scripted":
+                from sibyl.engines.scripted import ScriptedEngine
+
+                return ScriptedEngine()
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Log that something takes its time, every two seconds while it does."""
+    done, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(_PROGRESS_S):
+            logger.info("%s ... %.0f s", what, time.monotonic() - began, extra={"action": "loading"})
+
+    telling = threading.Thread(target=tell, name="progress", daemon=True)
+    telling.start()
+    try:
+        yield
+    finally:
+        done.set()
+        telling.join()
+
+
+async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -> None:
+    store = Store(redis_url, shards=settings.shards)
+    try:
+        server = await wait_for_store(store)
+        info = WorkerInfo(
+            name=name,
+            model=engine.model,
+            slots=settings.slots,
+            context_tokens=engine.context_tokens,
+            max_piece_bytes=engine.max_piece_bytes,
+            seen_at=time.time(),
+        )
+        pace = Pace(
+            lease_s=settings.lease_s,
+            heartbeat_s=settings.heartbeat_s,
+            max_attempts=settings.max_attempts,
+            drain_s=settings.drain_s,
+        )
+        worker = Worker(info, store=store, engine=engine, pace=pace)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.drain)
+        facts = {"action": "worker_ready", "worker": name, "slots": settings.slots, "store": server}
+        logger.info("Worker ready with model %s", engine.model, extra=facts)
+        await worker.run()
+        logger.info("Worker ended", extra={"action": "worker_ended", "worker": name})
+    finally:
+        await store.close()
+
+
+async def wait_for_store(store: Store) -> str:
+    """Return the server's name once it answers.
+
+    Raises:
+        StoreUnavailable: it did not within half a minute.
+        StoreUnsuitable: it must not be used.
+    """
+    try:
+        return await store.patient(_STORE_PATIENCE_S).check()
+    except StoreUnavailable:
+        raise StoreUnavailable(f"Redis did not answer within {_STORE_PATIENCE_S:.0f} s. Check the Redis URL.") from None

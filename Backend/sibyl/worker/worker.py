@@ -1,0 +1,163 @@
+"""The worker: claims a task for each free slot, listens for cancels, says that it is alive, and drains on request."""
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import cast
+
+from sibyl.bridge.bridge import Bridge
+from sibyl.core.errors import SibylError, TaskCancelled
+from sibyl.core.policy import backoff_s
+from sibyl.core.task import TaskId, WorkerInfo
+from sibyl.engines.base import Engine
+from sibyl.store.connection import Store
+from sibyl.store.doorbell import Doorbell
+from sibyl.store.log import EventLog
+from sibyl.store.queue import TaskQueue
+from sibyl.store.workers import WorkerRegistry
+from sibyl.worker.attempt import Attempt, Draining
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The worker's times and limits."""
+
+    lease_s: float
+    heartbeat_s: float
+    max_attempts: int
+    drain_s: float
+
+
+class Worker:
+    """One engine's worker, on one event loop."""
+
+    def __init__(self, info: WorkerInfo, *, store: Store, engine: Engine, pace: Pace) -> None:
+        self._info = info
+        self._engine = engine
+        self._pace = pace
+        self._queue = TaskQueue(store)
+        self._log = EventLog(store)
+        self._registry = WorkerRegistry(store)
+        self._doorbell = Doorbell(store, on_work=self._look, on_cancel=self._cancel)
+        self._bridge = Bridge(threads=info.slots)
+        self._attempts: dict[TaskId, Attempt] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._epoch_floor = 0
+        self._looking = asyncio.Event()
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Claim nothing more; let what runs finish within the limit, then give it back."""
+        self._draining.set()
+        self._look()
+
+    async def run(self) -> None:
+        """Work until drained."""
+        await self._queue.release_all_of(self._info.name)
+        async with asyncio.TaskGroup() as group:
+            listening = group.create_task(self._doorbell.run(), name="doorbell")
+            announcing = group.create_task(self._announce(), name="announce")
+            await self._claim_and_run(group)
+            logger.info("Draining", extra={"action": "drain", "running": len(self._attempts)})
+            announcing.cancel()
+            await self._finish()
+            listening.cancel()
+        self._bridge.close()
+        await self._registry.retire(self._info.name)
+
+    async def _claim_and_run(self, group: asyncio.TaskGroup) -> None:
+        failures = 0
+        while not self._draining.is_set():
+            # clear, then look, then wait: a ring between the last two is kept
+            self._looking.clear()
+            try:
+                claimed = len(self._attempts) < self._info.slots and await self._claim(group)
+                failures = 0
+            except SibylError as error:
+                failures += 1
+                level = logging.WARNING if failures in (1, 10) else logging.DEBUG
+                logger.log(level, "Cannot claim: %s", error.message, extra={"action": "claim_failed"})
+                await asyncio.sleep(backoff_s(failures))
+                continue
+            if not claimed:
+                await self._looking.wait()
+
+    async def _claim(self, group: asyncio.TaskGroup) -> bool:
+        claim = await self._queue.claim(
+            nonce=f"{self._info.name}:{secrets.token_hex(8)}",
+            model=self._info.model,
+            lease_s=self._pace.lease_s,
+            max_attempts=self._pace.max_attempts,
+            floor=self._epoch_floor,
+        )
+        if claim is None:
+            return False
+        self._epoch_floor = max(self._epoch_floor, claim.lease.epoch)
+        attempt = Attempt(
+            claim,
+            engine=self._engine,
+            bridge=self._bridge,
+            queue=self._queue,
+            log=self._log,
+            lease_s=self._pace.lease_s,
+            heartbeat_s=self._pace.heartbeat_s,
+        )
+        self._attempts[claim.lease.task_id] = attempt
+        self._running.add(group.create_task(self._run(attempt), name=f"attempt-{claim.lease.task_id}"))
+        return True
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        except SibylError as error:
+            logger.error("Attempt given up: %s", error.message, extra={"action": "attempt_given_up"})
+        finally:
+            if self._attempts.get(attempt.claim.lease.task_id) is attempt:
+                del self._attempts[attempt.claim.lease.task_id]
+            self._running.discard(cast(asyncio.Task[None], asyncio.current_task()))
+            self._look()
+
+    async def _finish(self) -> None:
+        """Let attempts finish within the limit; then hand them over, and do not wait long for that."""
+        steps = (
+            ("finish", self._pace.drain_s, self._hand_over),
+            ("hand over", self._pace.lease_s, self._give_up),
+        )
+        for step, limit_s, otherwise in steps:
+            try:
+                async with asyncio.timeout(limit_s):
+                    while self._attempts:
+                        self._looking.clear()
+                        await self._looking.wait()
+                return
+            except TimeoutError:
+                facts = {"action": "drain_limit", "step": step, "running": len(self._attempts)}
+                logger.warning("Drain: the limit of the step is over", extra=facts)
+                otherwise()
+
+    def _hand_over(self) -> None:
+        for attempt in self._attempts.values():
+            attempt.abort.request(Draining())
+
+    def _give_up(self) -> None:
+        for running in self._running:
+            running.cancel()
+
+    async def _announce(self) -> None:
+        while True:
+            try:
+                await self._registry.announce(self._info)
+            except SibylError as error:
+                logger.debug("Cannot announce: %s", error.message, extra={"action": "announce_failed"})
+            await asyncio.sleep(self._pace.heartbeat_s)
+
+    def _look(self) -> None:
+        self._looking.set()
+
+    def _cancel(self, task_id: TaskId) -> None:
+        attempt = self._attempts.get(task_id)
+        if attempt is not None:
+            attempt.abort.request(TaskCancelled())
