@@ -23,7 +23,7 @@ HAS_NODE := { command -v npm >/dev/null 2>&1 && node -e \
 NO_NODE  := Node 20.19 or newer is not on this machine
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 
-PAGE_SOURCES := $(wildcard frontend/*.html frontend/*.ts frontend/tsconfig.json frontend/package.json \
+PAGE_SOURCES := $(wildcard frontend/*.html frontend/*.css frontend/*.ts frontend/tsconfig.json frontend/package.json \
                            frontend/public/* frontend/src/* frontend/src/*/*)
 
 .NOTPARALLEL:

@@ -15,7 +15,7 @@ from sibyl.core.errors import ProcessError
 
 
 def default_data_dir() -> Path:
-    """Where tasks, answers and downloaded models are kept when nothing else is said."""
+    """Where tasks and answers are kept when nothing else is said."""
     return Path.home() / ".local" / "share" / "sibyl"
 
 
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     # Where it listens and what it keeps
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
-    data_dir: Path = Field(default_factory=default_data_dir, description="folder of the embedded Redis and of models")
+    data_dir: Path = Field(default_factory=default_data_dir, description="folder of the embedded Redis")
     redis_url: SecretStr | None = Field(
         None,
         description="redis://, rediss:// or unix:// URL of a Redis 6.2+ or Valkey; none starts an embedded one",

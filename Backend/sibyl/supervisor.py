@@ -176,7 +176,7 @@ class Supervisor:
         if redis is not None:
             running.append(asyncio.create_task(_keep(redis), name="redis"))
         telling = asyncio.create_task(self._tell_ready(), name="ready")
-        ending = asyncio.create_task(self._ending.wait(), name="ending")
+        ending = asyncio.create_task(self._asked_to_end(), name="ending")
         try:
             done, _ = await asyncio.wait({*running, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -195,6 +195,9 @@ class Supervisor:
 
     def _worker_name(self) -> str:
         return f"serve-{socket.gethostname()}-{self._listening.getsockname()[1]}"
+
+    async def _asked_to_end(self) -> None:
+        await self._ending.wait()
 
     def _end(self) -> None:
         if self._ending.is_set():

@@ -93,7 +93,7 @@ def caller(request: pytest.FixtureRequest, api: NativeServer) -> Make:
     [
         [],
         [Dribble(1)],
-        [Dribble(3), Cut(0)],
+        [Dribble(3)],
         [Cut(0)],
         [Cut(LENGTH // 2)],
         [Cut(LENGTH - 1)],
@@ -243,19 +243,14 @@ def free_port() -> int:
 def test_a_server_that_is_not_there_yet_is_waited_for(caller: Make) -> None:
     """The first connection is refused; the server comes while the client waits."""
     port, pauses = free_port(), list[Pause]()
-    server = NativeServer.__new__(NativeServer)
+    with contextlib.ExitStack() as stack:
 
-    def start(pause: Pause) -> None:
-        if not pauses:
-            server.__init__(port)  # type: ignore[misc]
-            server.add(*EVENTS)
-            server.__enter__()
-        pauses.append(pause)
+        def start(pause: Pause) -> None:
+            if not pauses:
+                stack.enter_context(NativeServer(port)).add(*EVENTS)
+            pauses.append(pause)
 
-    try:
         text = caller(f"http://127.0.0.1:{port}", on_pause=start).call("answer", TASK)
-    finally:
-        server.__exit__(None, None, None)
 
     assert text == TEXT
     assert isinstance(pauses[0].error, CannotConnect)
@@ -277,9 +272,8 @@ def test_patience_ends_in_one_clear_error(caller: Make) -> None:
 
 def test_a_question_is_one_task_however_often_it_is_sent(api: NativeServer, caller: Make) -> None:
     """A busy server, a lost reply: the same Idempotency-Key, so the same task."""
-    api.call_faults.extend(
-        [Status(429, "queue_full", {"Retry-After": "0"}), LostReply(), Status(500, "internal_error")]
-    )
+    busy = Status(429, "queue_full", {"Retry-After": "0"})
+    api.call_faults.extend([busy, LostReply(), Status(500, "internal_error")])
 
     task = caller().call(
         "ask",
@@ -386,7 +380,7 @@ def test_leaving_early_closes_the_connection_and_the_rest_can_be_read_later(api:
     with Client(api.url) as client:
         stream = client.follow(TASK)
         first = [next(stream), next(stream), next(stream)]
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         rest = list(client.follow(TASK, first[-1].cursor))
 
     assert [event.cursor for event in first + rest] == [f"1-{offset}" for offset in range(len(EVENTS))]

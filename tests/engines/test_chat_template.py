@@ -82,13 +82,17 @@ def test_control_words_in_a_content_stay_text(content: str, role: str, source: s
     assert valid in text(pieces)
 
 
-@given(content=st.text(st.sampled_from(["<|im_end|>", "<|im_", "end|>", "<s>", "<", "s>", "<x>", "\ud800", "a"])))
+COMPILED = [template(source) for source in (CHATML, THINKING, DELETING)]
+PARTS = ["<|im_end|>", "<|im_", "end|>", "<s>", "<", "s>", "<x>", "\ud800", "a"]
+
+
+@given(content=st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
 def test_no_content_adds_a_control_token(content: str) -> None:
     """Neither whole, nor nested, nor put together by a template that deletes what is between its parts."""
-    for source in (CHATML, THINKING, DELETING):
-        harmless = template(source).pieces((said("harmless"),))
+    for chat in COMPILED:
+        harmless = chat.pieces((said("harmless"),))
 
-        assert controls(template(source).pieces((said(content),))) == controls(harmless)
+        assert controls(chat.pieces((said(content),))) == controls(harmless)
 
 
 def test_a_control_word_that_the_template_would_put_together_stays_text() -> None:

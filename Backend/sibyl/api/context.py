@@ -11,6 +11,7 @@ from sibyl.config import Settings
 from sibyl.core.errors import TooManyFollowers
 from sibyl.core.task import LOCAL_OWNER, Owner
 from sibyl.store.connection import Store
+from sibyl.store.counting import PromptCounting
 from sibyl.store.queue import Limits, TaskQueue
 from sibyl.store.tail import Tail
 from sibyl.store.tasks import TaskViews
@@ -27,6 +28,7 @@ class Context:
         self.views = TaskViews(store)
         self.tail = Tail(store)
         self.registry = WorkerRegistry(store)
+        self.counting = PromptCounting(store)
         self.limits = Limits(
             queue_tasks=settings.queue_tasks,
             owner_tasks=settings.owner_tasks,

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Header, Response
 
+from sibyl.api.admission import require_fitting
 from sibyl.api.context import Context
 from sibyl.core.task import Owner, Task, TaskId, TaskSpec
 from sibyl.fortune.poems import Poem, poem_by_number
@@ -34,6 +35,7 @@ async def accept(
     context: Context, owner: Owner, spec: TaskSpec, response: Response, *, key: str | None, request: str
 ) -> dict[str, Any]:
     """Submit the task and return its body; sets Location."""
+    await require_fitting(context, spec.messages)
     task_id = await context.queue.submit(spec, owner=owner, limits=context.limits, idempotency_key=key, request=request)
     response.headers["Location"] = f"/api/tasks/{task_id}"
     return await show(context, owner, task_id)

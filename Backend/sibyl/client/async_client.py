@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -112,7 +112,7 @@ class AsyncClient:
         """Return your newest tasks; see `Client.tasks`."""
         return await self._call(tasks_request(state=state, limit=limit, before=before))
 
-    async def follow(self, task_id: str, after: str | None = None) -> AsyncIterator[ClientEvent]:
+    async def follow(self, task_id: str, after: str | None = None) -> AsyncGenerator[ClientEvent, None]:
         """Yield the task's events, each once and in order, up to the terminal one; see `Client.follow`.
 
         To leave early, wrap it in ``contextlib.aclosing``: only that closes the connection at once.

@@ -1,7 +1,7 @@
 """The client for programs that block. The protocol is in `call` and `follower`; here it gets a socket and a clock."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -130,7 +130,7 @@ class Client:
         """Return your newest tasks, or those before the task ``before``; None leaves state and number to the server."""
         return self._call(tasks_request(state=state, limit=limit, before=before))
 
-    def follow(self, task_id: str, after: str | None = None) -> Iterator[ClientEvent]:
+    def follow(self, task_id: str, after: str | None = None) -> Generator[ClientEvent, None, None]:
         """Yield the task's events, each once and in order, up to the terminal one; reconnects by itself.
 
         ``after`` is the cursor of the last event that you have; None is the beginning. Leaving early closes the

@@ -3,6 +3,7 @@
 import ssl
 from dataclasses import dataclass
 from typing import TypedDict
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -40,10 +41,11 @@ class Server:
             InvalidRequest: it is no such URL.
         """
         try:
-            parsed = httpx.URL(url)
+            parsed, split = httpx.URL(url), urlsplit(url)  # httpx takes any number for a port
+            usable = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
         except (httpx.InvalidURL, ValueError) as error:
             raise InvalidRequest(f"The server's URL cannot be used: {error}.") from None
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        if not usable:
             raise InvalidRequest("The server's URL has to look like http://127.0.0.1:8000.")
         return cls(parsed)
 

@@ -69,7 +69,7 @@ class Fold:
         counting: list[Entry] = []
         for entry in self.entries:
             outputs += isinstance(entry.event, Output)
-            if isinstance(entry.event, Output) and outputs > kept or isinstance(entry.event, Terminal):
+            if (isinstance(entry.event, Output) and outputs > kept) or isinstance(entry.event, Terminal):
                 continue  # void; an end that something follows came from a torn write
             counting.append(entry)
         self.entries = counting

@@ -121,6 +121,18 @@ class Store:
             raise translate(error) from error
         return cast(StreamEntries, reply)
 
+    async def wait_for_value(self, key: str, *, wait_s: float) -> str | None:
+        """Return the first value of a list, taking it away; None when none comes in time. Not repeated either.
+
+        Raises:
+            StoreUnavailable: Redis is out of reach.
+        """
+        try:
+            reply = await self.blocking.blpop([key], timeout=wait_s)
+        except (*_AWAY, RedisError) as error:
+            raise translate(error) from error
+        return None if reply is None else str(reply[1])
+
     async def check(self) -> str:
         """Return the server's name and version, if it can be used.
 

@@ -21,11 +21,20 @@ READ_COUNT = 256  # most rings taken in one read
 class Doorbell:
     """Listens for rings on every shard."""
 
-    def __init__(self, store: Store, *, on_work: Callable[[], None], on_cancel: Callable[[TaskId], None]) -> None:
-        """Call ``on_work`` when there may be work, at least once a second, and ``on_cancel`` for a task to stop."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_work: Callable[[], None],
+        on_cancel: Callable[[TaskId], None],
+        on_count: Callable[[str], None],
+    ) -> None:
+        """Call ``on_work`` when there may be work, at least once a second, ``on_cancel`` for a task to stop, and
+        ``on_count`` when somebody asks for the length of a prompt (see ``counting``)."""
         self._store = store
         self._on_work = on_work
         self._on_cancel = on_cancel
+        self._on_count = on_count
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -57,3 +66,5 @@ class Doorbell:
                     heard = ring_id
                     if "cancel" in ring:
                         self._on_cancel(TaskId(ring["cancel"]))
+                    if "count" in ring:
+                        self._on_count(ring["count"])

@@ -13,12 +13,14 @@ A task id begins with its shard.
 | ``open`` | hash | owner -> unfinished tasks |
 | ``fair`` | hash | owner -> virtual finish time of the owner's last task (start-time fair queueing) |
 | ``clock`` | string | virtual time: that of the task claimed last |
-| ``bell`` | stream | doorbell of the workers: ``work <id>``, ``cancel <id>``; about 1,000 newest |
+| ``bell`` | stream | doorbell of the workers: ``work <id>``, ``cancel <id>``, ``count <name>``; about 1,000 newest |
 | ``gone:<id>`` | string | a finished or deleted task was here, so "forgotten" can be told from "unknown" |
 | ``dead`` | zset | id -> time, ms, of tasks that used up their attempts |
 | ``idem:<owner>:<key>`` | string | id and request of the task that was submitted under this Idempotency-Key |
 | ``mine:<owner>`` | zset | id -> creation time, ms, of the owner's tasks |
 | ``workers`` | hash | name -> announcement of a live worker; on shard 0 |
+| ``prompt:<name>`` | string | messages whose length somebody asks for, JSON; for seconds |
+| ``count:<name>`` | list | the answer, tokens; for seconds |
 | ``tail:<name>`` | stream | doorbell of one API process's tail |
 """
 
@@ -70,6 +72,14 @@ class Shard:
     def tail(self, name: str) -> str:
         """Doorbell of the tail of the API process ``name``."""
         return f"{self._prefix}tail:{name}"
+
+    def prompt(self, name: str) -> str:
+        """Messages whose length is asked for."""
+        return f"{self._prefix}prompt:{name}"
+
+    def count(self, name: str) -> str:
+        """Their length in tokens."""
+        return f"{self._prefix}count:{name}"
 
     def whole(self, task_id: TaskId) -> list[str]:
         """The keys of a script that may end a task, in the order that lua/prelude.lua names them."""

@@ -41,7 +41,7 @@ class RedisAdmin:
     @contextlib.asynccontextmanager
     async def connected(cls, socket: Path, password: str) -> AsyncIterator[Self]:
         """A client of the server on ``socket``, which need not exist yet."""
-        async with Redis(
+        client = Redis(
             unix_socket_path=str(socket),
             username=SUPERVISOR,
             password=password,
@@ -50,8 +50,11 @@ class RedisAdmin:
             # Python 3.11 that swallows a cancellation that comes while a command is being sent.
             socket_timeout=None,
             protocol=2,
-        ) as client:
+        )
+        try:
             yield cls(client)
+        finally:
+            await asyncio.shield(client.aclose())  # a cancellation here would leave the connection open
 
     async def ping(self) -> Answer:
         """Return at once what the server says, or NOTHING after ``REPLY_LIMIT_S`` seconds."""
@@ -87,7 +90,7 @@ class RedisAdmin:
                     break
                 await asyncio.sleep(POLL_S)
         except (RedisError, TimeoutError) as error:
-            raise ProcessError(f"the rewrite failed ({error or 'no reply'})") from error
+            raise ProcessError(f"the rewrite failed ({str(error) or 'no reply'})") from error
         if state["aof_last_bgrewrite_status"] != "ok" or state["aof_last_rewrite_time_sec"] < 0:
             raise ProcessError("the rewrite failed")
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, assert_never, cast
 
 from sibyl.core.cursor import START, Cursor
+from sibyl.core.errors import InvalidCursor
 from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
 from sibyl.core.task import FinishReason, Message, SamplingParams, TaskSpec, Usage
 
@@ -71,6 +72,13 @@ def decode_event(fields: Mapping[str, str]) -> Event:
     Raises:
         ValueError: no event has such fields.
     """
+    try:
+        return _event(fields)
+    except (KeyError, ValueError, InvalidCursor):
+        raise ValueError(f"no event has the fields {sorted(fields)} with such values") from None
+
+
+def _event(fields: Mapping[str, str]) -> Event:
     kept, previous = int(fields.get(_KEPT, "0")), _cursor(fields.get(_PREVIOUS))
     match fields.get(_KIND):
         case None:

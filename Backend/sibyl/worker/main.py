@@ -1,13 +1,12 @@
 """The worker's process: settings, logging, model, store, signals, and an exit code."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from typing import Self
 
 from sibyl.config import Settings
 from sibyl.core.errors import ProcessError, StoreUnavailable
@@ -52,13 +51,13 @@ def load_engine(settings: Settings) -> Engine:
     Raises:
         ModelUnusable: there is no such model, or it is broken.
     """
-    with _progress("Loading the model"):
+    with _Progress() as progress:
         match settings.engine:
             case "llama":
                 from sibyl.engines.llama import LlamaEngine
 
                 return LlamaEngine(
-                    resolve_model(settings.model, settings.data_dir / "models").path,
+                    resolve_model(settings.model, on_download=progress.downloaded).path,
                     slots=settings.slots,
                     threads=settings.threads,
                     context_tokens=settings.context_tokens,
@@ -79,22 +78,36 @@ def load_engine(settings: Settings) -> Engine:
                 return ScriptedEngine()
 
 
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """Log that something takes its time, every two seconds while it does."""
-    done, began = threading.Event(), time.monotonic()
+class _Progress:
+    """Logs what the start is waiting for, every two seconds while it does."""
 
-    def tell() -> None:
-        while not done.wait(_PROGRESS_S):
-            logger.info("%s ... %.0f s", what, time.monotonic() - began, extra={"action": "loading"})
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._bytes: tuple[int, int] | None = None
+        self._done = threading.Event()
+        self._telling = threading.Thread(target=self._tell, name="progress", daemon=True)
 
-    telling = threading.Thread(target=tell, name="progress", daemon=True)
-    telling.start()
-    try:
-        yield
-    finally:
-        done.set()
-        telling.join()
+    def downloaded(self, bytes_: int, of_bytes: int) -> None:
+        """Take note of a download's progress."""
+        self._bytes = (bytes_, of_bytes) if bytes_ != of_bytes else None
+
+    def __enter__(self) -> Self:
+        self._telling.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._telling.join()
+
+    def _tell(self) -> None:
+        while not self._done.wait(_PROGRESS_S):
+            waited_s = time.monotonic() - self._began
+            if self._bytes is None:
+                logger.info("Loading the model: %.0f s", waited_s, extra={"action": "loading"})
+            else:
+                here, of = (number / 1e6 for number in self._bytes)
+                share = f"{here:.0f} of {of:.0f} MB" if of else f"{here:.0f} MB"
+                logger.info("Downloading the model: %s", share, extra={"action": "downloading"})
 
 
 async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -> None:

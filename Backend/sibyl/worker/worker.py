@@ -12,6 +12,7 @@ from sibyl.core.policy import backoff_s
 from sibyl.core.task import TaskId, WorkerInfo
 from sibyl.engines.base import Engine
 from sibyl.store.connection import Store
+from sibyl.store.counting import PromptCounting
 from sibyl.store.doorbell import Doorbell
 from sibyl.store.log import EventLog
 from sibyl.store.queue import TaskQueue
@@ -19,6 +20,8 @@ from sibyl.store.workers import WorkerRegistry
 from sibyl.worker.attempt import Attempt, Draining
 
 logger = logging.getLogger(__name__)
+
+COUNTS = 4  # prompts counted at a time; who asks for more gets no answer and does without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +44,13 @@ class Worker:
         self._queue = TaskQueue(store)
         self._log = EventLog(store)
         self._registry = WorkerRegistry(store)
-        self._doorbell = Doorbell(store, on_work=self._look, on_cancel=self._cancel)
+        self._doorbell = Doorbell(store, on_work=self._look, on_cancel=self._cancel, on_count=self._count)
         self._bridge = Bridge(threads=info.slots)
         self._attempts: dict[TaskId, Attempt] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._epoch_floor = 0
+        self._counting = PromptCounting(store)
+        self._counts: set[asyncio.Task[None]] = set()
         self._looking = asyncio.Event()
         self._draining = asyncio.Event()
 
@@ -156,6 +161,21 @@ class Worker:
 
     def _look(self) -> None:
         self._looking.set()
+
+    def _count(self, name: str) -> None:
+        if len(self._counts) < COUNTS:
+            counting = asyncio.create_task(self._answer_count(name), name="count")
+            self._counts.add(counting)
+            counting.add_done_callback(self._counts.discard)
+
+    async def _answer_count(self, name: str) -> None:
+        try:
+            messages = await self._counting.fetch(name)
+            if messages is not None:
+                tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, messages)
+                await self._counting.answer(name, tokens)
+        except SibylError as error:
+            logger.debug("Cannot count: %s", error.message, extra={"action": "count_failed"})
 
     def _cancel(self, task_id: TaskId) -> None:
         attempt = self._attempts.get(task_id)

@@ -1,0 +1,124 @@
+"""Events and specs as Redis fields: what is written comes back, whatever it says."""
+
+import json
+from typing import get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sibyl.core.cursor import START, Cursor
+from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
+from sibyl.core.task import FinishReason, Kind, Message, Role, SamplingParams, TaskSpec, Usage
+from sibyl.wire import record
+
+COUNTS = st.integers(0, 10**9)
+CURSORS = st.builds(Cursor, st.integers(1, 10**15 - 1), COUNTS.map(lambda count: count % 10**9))
+PLACES = {"kept": COUNTS, "previous": st.just(START) | CURSORS}
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.just(Queued()),
+    st.builds(Started, attempt=COUNTS, model=st.text(), **PLACES),
+    st.builds(Output, text=st.text(), token_ids=st.lists(st.integers(0, 2**31)).map(tuple)),
+    st.builds(
+        Completed,
+        text_length=COUNTS,
+        usage=st.builds(Usage, prompt_tokens=COUNTS, completion_tokens=COUNTS),
+        finish_reason=st.sampled_from(get_args(FinishReason)),
+        **PLACES,
+    ),
+    st.builds(Failed, code=st.text(), message=st.text(), **PLACES),
+    st.builds(Cancelled, **PLACES),
+    st.builds(Expired, **PLACES),
+)
+SHARES = st.none() | st.floats(0, 10, allow_nan=False)
+SPECS = st.builds(
+    TaskSpec,
+    kind=st.sampled_from(get_args(Kind)),
+    messages=st.lists(st.builds(Message, role=st.sampled_from(get_args(Role)), content=st.text())).map(tuple),
+    sampling=st.builds(
+        SamplingParams,
+        max_tokens=st.none() | COUNTS,
+        temperature=SHARES,
+        top_p=SHARES,
+        top_k=st.none() | COUNTS,
+        min_p=SHARES,
+        seed=st.none() | st.integers(0, 2**63),
+        stop=st.lists(st.text()).map(tuple),
+    ),
+    priority=st.integers(0, 9),
+    metadata=st.dictionaries(st.text(), st.text()),
+    poem_number=st.none() | COUNTS,
+)
+
+
+@given(EVENTS)
+@example(Output(text="", token_ids=()))
+@example(Output(text="\r\n\0 \u2028👩‍👩‍👧 ", token_ids=(0,)))
+@example(Failed(code="", message="two\nlines"))
+def test_an_event_comes_back_as_it_was(event: Event) -> None:
+    """Every event, any text; and through UTF-8, as it goes to Redis."""
+    fields = record.encode_event(event)
+    stored = {name.encode(): value.encode() for name, value in fields.items()}
+
+    assert record.decode_event({name.decode(): value.decode() for name, value in stored.items()}) == event
+
+
+@given(CURSORS, EVENTS)
+def test_an_entry_is_its_stream_id_and_its_fields(cursor: Cursor, event: Event) -> None:
+    """The cursor is not among the fields: it is the id."""
+    assert record.decode_entry(str(cursor), record.encode_event(event)) == Entry(cursor, event)
+
+
+@given(SPECS)
+@example(TaskSpec(kind="question", messages=()))
+def test_a_spec_comes_back_as_it_was(spec: TaskSpec) -> None:
+    """Any text, any number, empty metadata, no messages."""
+    assert record.decode_spec(record.encode_spec(spec)) == spec
+
+
+@given(st.dictionaries(st.text(), st.text(), min_size=2))
+def test_equal_specs_give_equal_text(metadata: dict[str, str]) -> None:
+    """Whatever order the metadata were written in."""
+    one = TaskSpec(kind="question", messages=(), metadata=metadata)
+    other = TaskSpec(kind="question", messages=(), metadata=dict(reversed(metadata.items())))
+
+    assert record.encode_spec(one) == record.encode_spec(other)
+
+
+def test_an_output_is_two_short_fields() -> None:
+    """It is written once for each token, so nothing says what it is and nothing is written twice."""
+    fields = record.encode_event(Output(text=" answer", token_ids=(17, 4)))
+
+    assert fields == {"t": " answer", "i": "17 4"}
+    assert record.encode_output(Output(text=" answer", token_ids=(17, 4))) == (" answer", "17 4")
+
+
+def test_field_names_are_distinct() -> None:
+    """Two meanings of one letter would be one value."""
+    assert len(set(record.FIELDS.values())) == len(record.FIELDS)
+
+
+def test_a_spec_written_before_a_field_was_added_is_still_read() -> None:
+    """A task that was accepted by an older Sibyl runs under a newer one: what is absent has its default."""
+    old = json.dumps({"kind": "question", "messages": [{"role": "user", "content": "Why?"}], "sampling": {"stop": []}})
+
+    assert record.decode_spec(old) == TaskSpec(kind="question", messages=(Message(role="user", content="Why?"),))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"k": "celebrated"},
+        {},
+        {"t": "text without tokens"},
+        {"t": "text", "i": "one two"},
+        {"k": "started", "a": "1"},
+        {"k": "completed", "n": "3", "u": "4", "f": "stop"},
+        {"k": "cancelled", "o": "0", "p": "yesterday"},
+    ],
+    ids=str,
+)
+def test_fields_of_no_event_are_refused(fields: dict[str, str]) -> None:
+    """A log that somebody else wrote to is an error with a name, and shows no text of it."""
+    with pytest.raises(ValueError, match="no event"):
+        record.decode_event(fields)
