@@ -22,8 +22,10 @@ import httpx
 
 from sibyl.api.listening import bind
 from sibyl.config import Settings, child_environment
-from sibyl.core.errors import ProcessError
+from sibyl.core.errors import ProcessError, StoreUnavailable
 from sibyl.core.policy import backoff_s
+from sibyl.engines.library import HUB_PREFIX, resolve_model
+from sibyl.store.connection import Store
 from sibyl.store.embedded import EmbeddedRedis
 from sibyl.store.parent_death import ending_with_parent
 from sibyl.telemetry import start_logging
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 CANNOT_START = 2  # a child's exit code when starting it again is futile
 STEADY_S = 10.0  # a child that lived so long has no failures behind it
 API_END_S = 10.0
+REDIS_START_S = 5.0
 REDIS_END_S = 10.0
 KILL_S = 5.0
 _LOOK_S = 0.05
@@ -58,6 +61,8 @@ def serve(settings: Settings) -> None:
         SibylError: it cannot start; the message says what to do.
     """
     start_logging("serve", level=settings.log_level, form=settings.log_format)
+    if settings.engine == "llama" and not (settings.model or "").startswith(HUB_PREFIX):
+        resolve_model(settings.model)  # said at once, not by a child; a download is the worker's business
     with bind(settings.host, settings.port) as listening:
         listening.listen()
         asyncio.run(Supervisor(settings, listening).run())
@@ -152,6 +157,8 @@ class Supervisor:
         if settings.redis_url is None:
             redis = EmbeddedRedis(settings.data_dir, fsync=settings.redis_fsync, on_loading=_tell_loading)
             await redis.start()
+        else:
+            await _require_redis(settings.redis_url.get_secret_value())
         try:
             url = redis.url if redis else settings.redis_url.get_secret_value() if settings.redis_url else ""
             environment = child_environment(settings) | {"SIBYL_REDIS_URL": url}
@@ -218,6 +225,17 @@ class Supervisor:
         logger.info("Ready", extra={"action": "ready", "url": url})
         sys.stderr.write(WELCOME.format(url=url, data=self._settings.data_dir))
         sys.stderr.flush()
+
+
+async def _require_redis(url: str) -> None:
+    store = Store(url)
+    try:
+        await store.patient(REDIS_START_S).check()
+    except StoreUnavailable:
+        why = f"Redis did not answer within {REDIS_START_S:.0f} s. Check --redis-url; `sibyl doctor` helps."
+        raise StoreUnavailable(why) from None
+    finally:
+        await store.close()
 
 
 async def _keep(redis: EmbeddedRedis) -> None:

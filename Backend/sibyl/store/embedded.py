@@ -16,15 +16,14 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sibyl.core.errors import ProcessError
 from sibyl.store.instance_lock import InstanceLock, LockHolder
-from sibyl.store.parent_death import ending_with_parent
 from sibyl.store.redis_admin import Answer, RedisAdmin
 from sibyl.store.redis_binary import MINIMUM_VERSION, RedisBinary, find_redis_binary
+from sibyl.store.redis_process import RedisProcess
 from sibyl.store.redis_settings import SUPERVISOR, Fsync, redis_configuration, start_failure, torn_tail
 from sibyl.store.socket_place import SocketPlace
 
@@ -43,8 +42,7 @@ class EmbeddedRedis:
     """The supervisor of one private server, in one event loop, in a thread that outlives the server.
 
     ``binary``: the server program; None means the first usable one (see ``redis_binary``).
-    ``on_loading``: called about once a second with the percentage loaded while the data take longer than a
-    second.
+    ``on_loading``: called once a second with the percentage loaded, while the data take longer than that.
     ``settings``: further redis.conf directives of one argument, such as ``{"maxmemory": "512mb"}``.
     """
 
@@ -65,11 +63,10 @@ class EmbeddedRedis:
         self._settings = dict(settings or {})
         self._min_free_bytes = min_free_bytes
         self._lock = InstanceLock(self._directory / "lock")
-        self._log_path = self._directory / "redis.log"
         self._changing = asyncio.Lock()  # start and stop, one at a time
         self._sockets: SocketPlace | None = None
         self._password = secrets.token_hex(32)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: RedisProcess | None = None
         self._binary: RedisBinary | None = None
 
     @property
@@ -88,7 +85,7 @@ class EmbeddedRedis:
     @property
     def running(self) -> bool:
         """Whether the server's process is alive."""
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.running
 
     @property
     def pid(self) -> int | None:
@@ -105,14 +102,15 @@ class EmbeddedRedis:
 
         Returns None at once when it was never started.
         """
-        return None if self._process is None else await self._process.wait()
+        return None if self._process is None else await self._process.exited()
 
     async def start(self) -> None:
         """Start the server and return when it serves: loaded, and a torn end of its data repaired.
 
         Does nothing while it runs; starts it again, at the same address, after it died. Loading takes as
         long as it takes. Raises ProcessError, one line that says what to do; nothing is left running then,
-        nor on cancellation.
+        nor on cancellation. After a failed restart the address and the lock are kept for the next attempt:
+        call ``stop`` to give them up.
         """
         async with self._changing:
             if self.running:
@@ -122,8 +120,7 @@ class EmbeddedRedis:
                 await self._start()
             except BaseException as error:
                 if self._process is not None:
-                    _signal(self._process, signal.SIGKILL)  # loses nothing: what was acknowledged is in the file
-                    await self._process.wait()
+                    await self._process.kill()
                 if first:  # a failed restart keeps the address that others know
                     self._release()
                 if isinstance(error, OSError):
@@ -142,7 +139,7 @@ class EmbeddedRedis:
         async with self._changing:
             try:
                 if self._process is not None:
-                    await self._end(self._process, limit_s)
+                    await self._process.end(limit_s)
             finally:
                 self._release()
 
@@ -162,8 +159,8 @@ class EmbeddedRedis:
         process = await self._spawn(self._binary)
         async with RedisAdmin.connected(self._place.starting, self._password) as admin:
             await self._loaded(admin, process, self._binary)
-            if torn := torn_tail(self._log()):
-                await self._repair(admin, torn)
+            if torn := torn_tail(process.log()):
+                await self._repair(admin, process, torn)
         self._sync_directories()
         # Clients look at the other name: none of them writes before the data are whole, none sees "LOADING".
         self._place.starting.replace(self._place.serving)
@@ -225,46 +222,28 @@ class EmbeddedRedis:
             reason = f"{self._directory} was written by Redis 7 or newer."
             raise ProcessError(f"{reason} {error.message}") from error
 
-    async def _spawn(self, binary: RedisBinary) -> asyncio.subprocess.Process:
-        configuration = self._directory / "redis.conf"
-        _write_private(
-            configuration,
-            redis_configuration(
-                directory=self._directory,
-                socket=self._place.starting,
-                fsync=self._fsync,
-                password=self._password,
-                settings=self._settings,
-            ),
+    async def _spawn(self, binary: RedisBinary) -> RedisProcess:
+        configuration = redis_configuration(
+            directory=self._directory,
+            socket=self._place.starting,
+            fsync=self._fsync,
+            password=self._password,
+            settings=self._settings,
         )
-        with contextlib.suppress(FileNotFoundError):  # one earlier log is kept, so that logs stay bounded
-            self._log_path.replace(self._log_path.with_suffix(".log.1"))
-        log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *ending_with_parent(str(binary.path), str(configuration)),
-                cwd=self._directory,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[self._lock.descriptor],
-                start_new_session=True,  # Ctrl-C is for the supervisor, which ends Redis last
-            )
-        finally:
-            os.close(log)
+        process = await RedisProcess.spawn(binary, self._directory, configuration, inherited=self._lock.descriptor)
+        self._process = process
         self._lock.write(
             LockHolder(
                 pid=os.getpid(),
-                child_pid=self._process.pid,
+                child_pid=process.pid,
                 socket_path=str(self._place.serving),
                 password=self._password,
             )
         )
-        return self._process
+        return process
 
-    async def _loaded(self, admin: RedisAdmin, process: asyncio.subprocess.Process, binary: RedisBinary) -> None:
-        """Return when the data are loaded. Raise ProcessError when the server ends instead, or says
-        nothing."""
+    async def _loaded(self, admin: RedisAdmin, process: RedisProcess, binary: RedisBinary) -> None:
+        """Return when the data are loaded. Raise ProcessError when the server ends instead or is silent."""
         loop = asyncio.get_running_loop()
         heard = told = loop.time()
         while (answer := await admin.ping()) is not Answer.READY:
@@ -273,20 +252,20 @@ class EmbeddedRedis:
                 heard = now
             elif now - heard > SILENCE_LIMIT_S:
                 raise ProcessError(
-                    f"Redis said nothing for {SILENCE_LIMIT_S:g} s while starting. Its log is {self._log_path}."
+                    f"Redis said nothing for {SILENCE_LIMIT_S:g} s while starting. Its log is {process.log_path}."
                 )
             if answer is Answer.LOADING and now - told >= PROGRESS_S:
                 told = now
                 await self._tell_progress(admin)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
-                    status = await process.wait()
+                    status = await process.exited()
                 raise ProcessError(
                     start_failure(
-                        self._log(),
+                        process.log(),
                         status=status,
                         directory=self._directory,
-                        log_path=self._log_path,
+                        log_path=process.log_path,
                         binary=binary,
                     )
                 )
@@ -299,12 +278,11 @@ class EmbeddedRedis:
         if self._on_loading is not None:
             self._on_loading(percent)
 
-    async def _repair(self, admin: RedisAdmin, torn: str) -> None:
+    async def _repair(self, admin: RedisAdmin, process: RedisProcess, torn: str) -> None:
         """Make a cut end harmless.
 
         Redis cuts a torn end off after the last whole command, even inside a MULTI. What is written next
-        would belong to that MULTI: lost, or half a script applied, at the next start
-        (valkey-io/valkey#4342).
+        would belong to that MULTI: lost, or half a script applied, at the next start (valkey-io/valkey#4342).
         """
         logger.warning("Redis ended uncleanly, rewriting: %s", torn, extra={"action": "redis_rewrite"})
         try:
@@ -312,7 +290,7 @@ class EmbeddedRedis:
         except ProcessError as error:
             raise ProcessError(
                 f"Redis could not repair the end of its data in {self._directory}: {error.message}. "
-                f"Free some disk space and memory, then start again. Its log is {self._log_path}."
+                f"Free some disk space and memory, then start again. Its log is {process.log_path}."
             ) from error
 
     def _sync_directories(self) -> None:
@@ -325,17 +303,6 @@ class EmbeddedRedis:
                 finally:
                     os.close(descriptor)
 
-    async def _end(self, process: asyncio.subprocess.Process, limit_s: float) -> None:
-        try:
-            _signal(process, signal.SIGTERM)
-            async with asyncio.timeout(limit_s):
-                await process.wait()
-        except TimeoutError:
-            logger.warning("Redis did not end within %g s, killed", limit_s, extra={"action": "redis_killed"})
-        finally:
-            _signal(process, signal.SIGKILL)
-        await process.wait()
-
     def _release(self) -> None:
         if self._sockets is not None:
             self._sockets.remove()
@@ -347,24 +314,3 @@ class EmbeddedRedis:
         if self._sockets is None:
             raise RuntimeError("the embedded Redis has an address only between start and stop")
         return self._sockets
-
-    def _log(self) -> str:
-        return self._log_path.read_text(errors="replace")
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Send a signal unless the process is known to have ended.
-
-    Not with ``process.send_signal``: it reaps a process that has just died before asyncio's own watcher does, which then
-    reports 255 in place of the exit status (CPython 3.11).
-    """
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, number)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file by one that only this user may read."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

@@ -16,7 +16,7 @@ A task id begins with its shard.
 | ``bell`` | stream | doorbell of the workers: ``work <id>``, ``cancel <id>``, ``count <name>``; about 1,000 newest |
 | ``gone:<id>`` | string | a finished or deleted task was here, so "forgotten" can be told from "unknown" |
 | ``dead`` | zset | id -> time, ms, of tasks that used up their attempts |
-| ``idem:<owner>:<key>`` | string | id and request of the task that was submitted under this Idempotency-Key |
+| ``idem:<length of owner>:<owner>:<key>`` | string | id and request of the task that was submitted under this Idempotency-Key |
 | ``mine:<owner>`` | zset | id -> creation time, ms, of the owner's tasks |
 | ``workers`` | hash | name -> announcement of a live worker; on shard 0 |
 | ``prompt:<name>`` | string | messages whose length somebody asks for, JSON; for seconds |
@@ -67,7 +67,7 @@ class Shard:
 
     def idempotency(self, owner: Owner, key: str) -> str:
         """What was submitted under the owner's Idempotency-Key."""
-        return f"{self._prefix}idem:{owner}:{key}"
+        return f"{self._prefix}idem:{len(owner)}:{owner}:{key}"  # the length, since both may hold colons
 
     def tail(self, name: str) -> str:
         """Doorbell of the tail of the API process ``name``."""

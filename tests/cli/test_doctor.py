@@ -1,0 +1,100 @@
+"""The doctor looks, changes nothing, and says how to get what is missing."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Command
+from tests.client.native_server import NativeServer
+
+NAMES = ["redis", "data", "model", "engine", "port", "page", "node", "chromium"]
+FREE = ("--port", "0", "--engine", "scripted")  # needs neither a certain port nor a model
+
+
+def examine(sibyl: Command, *arguments: str, **environment: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit code, and for each thing its verdict and the words about it."""
+    done = sibyl("doctor", "--json", *arguments, **environment)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [finding["name"] for finding in found] == NAMES, done.stderr
+    return done.returncode, {finding["name"]: (finding["verdict"], finding["text"]) for finding in found}
+
+
+def test_a_machine_that_can_serve_is_told_so(sibyl: Command) -> None:
+    """With the versions and places of what was found, one a line; nothing is made."""
+    done = sibyl("doctor", *FREE)
+
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines()] == NAMES
+    assert "missing" not in done.stdout
+    assert list(sibyl.folder.iterdir()) == []
+
+
+def test_llama_cpp_is_imported_to_see_whether_it_works(sibyl: Command) -> None:
+    """In a process of its own; a module that breaks it shows."""
+    (sibyl.folder / "llama_cpp.py").write_text("raise ImportError('libgomp.so.1 is missing')")
+
+    _, found = examine(sibyl, "--port", "0")
+    _, broken = examine(sibyl, "--port", "0", PYTHONPATH=str(sibyl.folder))
+
+    assert found["engine"][0] == "ok" and found["engine"][1].startswith("llama-cpp-python 0.")
+    assert broken["engine"][0] == "missing" and "libgomp.so.1 is missing" in broken["engine"][1]
+
+
+@pytest.mark.parametrize(
+    ("content", "verdict", "said"),
+    [
+        (b"GGUF\x03\0\0\0", "ok", "MB"),
+        (b"<html>", "missing", "no GGUF file"),
+        (None, "missing", "There is no model file"),
+    ],
+)
+def test_a_model_is_a_gguf_file(sibyl: Command, content: bytes | None, verdict: str, said: str) -> None:
+    """Not a page that was saved under that name."""
+    model = sibyl.folder / "some.gguf"
+    if content is not None:
+        model.write_bytes(content)
+
+    code, found = examine(sibyl, "--port", "0", "--model", str(model))
+
+    assert found["model"][0] == verdict and said in found["model"][1]
+    assert code == (0 if verdict == "ok" else 1)
+
+
+def test_a_port_in_use_is_told_and_a_sibyl_there_is_recognised(sibyl: Command, api: NativeServer) -> None:
+    """Something else has to go; a Sibyl that is ready is what was wanted."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other, found = examine(sibyl, *FREE, "--port", str(listener.getsockname()[1]))
+    own, ours = examine(sibyl, *FREE, "--port", str(api.port))
+
+    assert other == 1 and "in use" in found["port"][1]
+    assert own == 0 and "a Sibyl serves" in ours["port"][1]
+
+
+def test_a_redis_out_of_reach_is_told_without_its_password(sibyl: Command) -> None:
+    """Exit code 1: it cannot serve."""
+    code, found = examine(sibyl, *FREE, SIBYL_REDIS_URL="redis://me:hush@127.0.0.1:9/0")
+
+    assert code == 1
+    assert found["redis"][0] == "missing" and "hush" not in str(found)
+
+
+def test_a_folder_that_cannot_be_written_is_told(sibyl: Command) -> None:
+    """Here a file stands in its way."""
+    (sibyl.folder / "file").touch()
+
+    code, found = examine(sibyl, *FREE, "--data-dir", str(sibyl.folder / "file" / "data"))
+
+    assert code == 1
+    assert found["data"][0] == "missing" and "--data-dir" in found["data"][1]
+
+
+def test_what_only_the_page_needs_does_not_keep_it_from_serving(sibyl: Command, tmp_path: Path) -> None:
+    """Without Node, without a browser, and without a Redis on PATH, but with the one that came with Sibyl."""
+    code, found = examine(sibyl, *FREE, PATH=str(tmp_path))
+
+    assert found["node"][0] == found["chromium"][0] == "absent"
+    assert "nodejs" in found["node"][1] and "apt install chromium" in found["chromium"][1]
+    assert code == (0 if found["redis"][0] == "ok" else 1)
+    assert os.listdir(tmp_path) == []
