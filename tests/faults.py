@@ -31,6 +31,11 @@ class Proxy:
         """Let pass what was kept back."""
         self._open.set()
 
+    @property
+    def connected(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
     def cut(self) -> None:
         """End every connection; new ones are taken."""
         for writer in tuple(self._connections):

@@ -79,7 +79,7 @@ class Child:
         self._environment = environment
         self._fds = fds
         self._process: asyncio.subprocess.Process | None = None
-        self._ending = False
+        self._ending = asyncio.Event()
 
     async def run(self) -> None:
         """Keep it running until ``end``.
@@ -88,7 +88,7 @@ class Child:
             ProcessError: it cannot start.
         """
         failures = 0
-        while not self._ending:
+        while not self._ending.is_set():
             began = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
                 *ending_with_parent(sys.executable, "-m", "sibyl", *self._command),
@@ -97,10 +97,10 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in a terminal is for the supervisor alone
             )
-            if self._ending:
+            if self._ending.is_set():
                 self.signal(signal.SIGTERM)
             status = await self._process.wait()
-            if self._ending:
+            if self._ending.is_set():
                 return
             if status == CANNOT_START:
                 raise ProcessError(f"The {self.name} process cannot start; it said why above.")
@@ -118,7 +118,7 @@ class Child:
 
     async def end(self, limit_s: float, *, at_once: asyncio.Event) -> None:
         """Ask it to drain, kill it after the limit or when ``at_once`` is set."""
-        self._ending = True
+        self._ending.set()
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
 from tests.client.native_server import NativeServer
 
 
@@ -23,7 +24,7 @@ class Command:
         return [sys.executable, "-m", "sibyl", *arguments]
 
     def __call__(
-        self, *arguments: str | bytes, stdin: bytes = b"", **environment: str
+        self, *arguments: str | bytes, stdin: bytes = b"", environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """What became of it."""
         done = subprocess.run(
@@ -31,7 +32,7 @@ class Command:
             input=stdin,
             capture_output=True,
             cwd=self.folder,
-            env=self.environment | environment,
+            env=self.environment | dict(environment or {}),
             timeout=25,
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import pytest
+
 from tests.cli.conftest import Command
 from tests.client.native_server import Cut, NativeServer, Status, answering
 

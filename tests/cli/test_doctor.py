@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from tests.cli.conftest import Command
 from tests.client.native_server import NativeServer
 
@@ -15,7 +16,7 @@ FREE = ("--port", "0", "--engine", "scripted")  # needs neither a certain port n
 
 def examine(sibyl: Command, *arguments: str, **environment: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit code, and for each thing its verdict and the words about it."""
-    done = sibyl("doctor", "--json", *arguments, **environment)
+    done = sibyl("doctor", "--json", *arguments, environment=environment)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [finding["name"] for finding in found] == NAMES, done.stderr
     return done.returncode, {finding["name"]: (finding["verdict"], finding["text"]) for finding in found}

@@ -5,13 +5,13 @@ import inspect
 
 import click
 import pytest
-from tests.cli.conftest import Command
 
 from sibyl import __version__
 from sibyl.cli.entry import COMMANDS, exit_code
 from sibyl.client import errors as client_errors
 from sibyl.core import errors as core_errors
 from sibyl.core.errors import SibylError
+from tests.cli.conftest import Command
 
 
 def test_the_version_is_that_of_the_package(sibyl: Command) -> None:
@@ -42,7 +42,7 @@ def test_every_command_explains_itself_with_an_example(name: str) -> None:
 
 def test_asking_waits_for_no_server_and_no_model(sibyl: Command) -> None:
     """The command for asking imports neither, so that its first word comes at once."""
-    process = sibyl("ask", "--help", PYTHONPROFILEIMPORTTIME="1")
+    process = sibyl("ask", "--help", environment={"PYTHONPROFILEIMPORTTIME": "1"})
 
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in process.stderr.splitlines()}
     assert "click" in imported

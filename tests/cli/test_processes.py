@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from tests.cli.conftest import Command
 
 from sibyl.cli.processes import FLAGS, masked
 from sibyl.config import Settings
+from tests.cli.conftest import Command
 
 
 def test_every_flag_is_a_setting() -> None:
@@ -24,7 +24,7 @@ def test_config_shows_every_setting_with_its_source(sibyl: Command) -> None:
     """Flag, environment, file or default."""
     (sibyl.folder / ".env").write_text("SIBYL_SLOTS=3\n")
 
-    done = sibyl("config", "--port", "9000", SIBYL_HOST="127.0.0.2")
+    done = sibyl("config", "--port", "9000", environment={"SIBYL_HOST": "127.0.0.2"})
 
     assert done.returncode == 0 and done.stderr == ""
     for name in Settings.model_fields:
@@ -42,7 +42,7 @@ def test_config_shows_no_secret(sibyl: Command) -> None:
         "SIBYL_UPSTREAM_API_KEY": "hush3",
         "SIBYL_UPSTREAM_URL": "http://hush4@gpu:8080/v1",
     }
-    done, as_json = sibyl("config", **secrets), sibyl("config", "--json", **secrets)
+    done, as_json = sibyl("config", environment=secrets), sibyl("config", "--json", environment=secrets)
 
     assert "hush" not in done.stdout + as_json.stdout
     assert "rediss://***@queue:6379/0?***" in done.stdout
@@ -71,7 +71,6 @@ def test_a_password_in_a_url_is_never_shown(secret: str, form: str) -> None:
         (["api"], "--redis-url"),
         (["worker"], "--redis-url"),
         (["worker", "--redis-url", "unix:///nowhere", "--model", "/no/such.gguf"], "/no/such.gguf"),
-        (["api", "--redis-url", "unix:///nowhere", "--host", "192.0.2.1"], "192.0.2.1"),
     ],
 )
 def test_what_cannot_start_says_why_in_one_line(sibyl: Command, arguments: list[str], said: str) -> None:

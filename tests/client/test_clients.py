@@ -9,19 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.client.native_server import (
-    Cut,
-    Dribble,
-    End,
-    Fault,
-    Frames,
-    LostReply,
-    NativeServer,
-    Script,
-    Silence,
-    Status,
-    answering,
-)
 
 from sibyl.client import (
     AsyncClient,
@@ -46,6 +33,19 @@ from sibyl.core.errors import (
     TaskCancelled,
     TaskForgotten,
     UnknownTask,
+)
+from tests.client.native_server import (
+    Cut,
+    Dribble,
+    End,
+    Fault,
+    Frames,
+    LostReply,
+    NativeServer,
+    Script,
+    Silence,
+    Status,
+    answering,
 )
 
 TASK = "0.7e57"

@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.client.native_server import Script, answering
 
 from sibyl.client.errors import CannotConnect, ServerFailed, UnexpectedReply
 from sibyl.client.events import ClientEvent, Output, Reset
 from sibyl.client.follower import Follower
 from sibyl.core.errors import InvalidCursor, TaskForgotten, UnknownTask
+from tests.client.native_server import Script, answering
 
 STREAM = {"content-type": "text/event-stream; charset=utf-8"}
 SCRIPT = Script("0.1", answering("Wé", "", "ll", "\u2028", "😀."))

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.client.native_server import POEM, Script, answering
 
 from sibyl.client.errors import UnexpectedReply
 from sibyl.client.tasks import TaskPage, read_page, read_task
 from sibyl.core.state import State
 from sibyl.core.task import TaskError, Usage
+from tests.client.native_server import POEM, Script, answering
 
 
 def body(**changes: Any) -> dict[str, Any]:

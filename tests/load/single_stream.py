@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from tests.load.make_random_gguf import CHAT_TEMPLATE, write_random
 from tests.processes import Serve, serving
 

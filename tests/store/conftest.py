@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from redis import Redis
-from tests.store.desk import Desk
 
 from sibyl.store.connection import Store
 from sibyl.store.embedded import EmbeddedRedis
+from tests.store.desk import Desk
 
 OpenStore = Callable[..., Store]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.processes import Serve, free_port, until
 from tests.system.conftest import StartServe
 from tests.system.following import Follower

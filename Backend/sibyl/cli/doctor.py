@@ -19,7 +19,7 @@ from sibyl.config import Settings, load_settings
 from sibyl.core.errors import SibylError
 
 PROBE_S = 60.0  # llama.cpp with CUDA takes its time
-ANSWER_S = 3.0
+ANSWER_S = 2.0
 NODE_MAJOR = 20
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -133,9 +133,9 @@ def _model(settings: Settings) -> Finding:
 def _engine(settings: Settings) -> Finding:
     if settings.engine != "llama":
         return Finding(name="engine", ok=True, text=settings.engine)
-    # In a process of its own: a wrong build may crash the one that imports it.
+    # In a process of its own: a wrong build may crash the one that imports it. -P: not what lies in this folder.
     probe = "import llama_cpp; print(llama_cpp.__version__)"
-    version, why = _output(sys.executable, "-c", probe)
+    version, why = _output(sys.executable, "-P", "-c", probe)
     if version:
         return Finding(name="engine", ok=True, text=f"llama-cpp-python {version}")
     return Finding(
