@@ -52,6 +52,13 @@ def test_what_is_wrong_is_said_with_its_place() -> None:
     assert error.message == "A sentence: sampling.top_p: must be at most 1; no"
 
 
+def test_what_the_sentence_says_already_is_not_said_again() -> None:
+    """A server that puts the details into its message as well."""
+    details = [{"loc": ["body", "priority"], "message": "sentence"}]
+
+    assert reply_error(422, {}, error_body("invalid_request", details=details)).message == "A sentence."
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"<html>", b"\xff", b"[]", b"{}", b'{"error": 1}', b'{"error": {}}', b'{"error": {"code": 1}}', b"[" * 9999],

@@ -82,14 +82,14 @@ def test_any_integer_draws_a_poem_and_always_the_same(seed: int) -> None:
     assert draw(seed) in all_poems()
 
 
-@pytest.mark.parametrize("seed", [2**100_000, -(2**100_000), 10**10_000])
+@pytest.mark.parametrize("seed", [2**100_000, -(2**100_000)], ids=["huge", "hugely negative"])
 def test_an_integer_too_long_to_print_still_draws(seed: int) -> None:
     """Python refuses to print these; the draw does not print."""
     assert draw(seed) in all_poems()
 
 
 def test_the_draw_is_uniform() -> None:
-    """Chi-square of 64,000 draws stays under 110.0, which a fair draw passes in 9,998 of 10,000 cases."""
+    """Chi-square of 64,000 draws stays under 110.0, which a fair draw passes in about 9,998 of 10,000 cases."""
     counts = Counter(draw(seed).number for seed in range(-32_000, 32_000))
     chi_square = sum((counts[number] - 1000) ** 2 / 1000 for number in range(1, 65))
     assert chi_square < 110.0

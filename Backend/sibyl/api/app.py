@@ -63,6 +63,7 @@ def create_app(settings: Settings, store: Store, *, on_failure: Callable[[], Non
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        redirect_slashes=False,  # one path for each thing
     )
     app.state.context = context
     errors.install(app)

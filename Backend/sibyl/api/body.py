@@ -3,6 +3,7 @@
 import asyncio
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sibyl.api.errors import http_error
@@ -11,7 +12,7 @@ READ_S = 30.0  # a body that takes longer is given up
 
 
 class BodyLimit:
-    """Middleware that answers 408, 413 and 415, and hands the application a body that is already there."""
+    """Middleware that answers 400, 408, 413 and 415, and hands the application a body that is already there."""
 
     def __init__(self, app: ASGIApp, *, body_bytes: int) -> None:
         self._app = app
@@ -24,7 +25,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._body_bytes:
-            return await self._refuse(scope, receive, send)
+            return await self._refuse(scope, receive, send, self._too_large())
         body = bytearray()
         try:
             async with asyncio.timeout(READ_S):
@@ -34,13 +35,15 @@ class BodyLimit:
                         return
                     body += message.get("body", b"")
                     if len(body) > self._body_bytes:
-                        return await self._refuse(scope, receive, send)
+                        return await self._refuse(scope, receive, send, self._too_large())
                     if not message.get("more_body"):
                         break
         except TimeoutError:
-            return await http_error(408)(scope, receive, send)
+            return await self._refuse(scope, receive, send, http_error(408))
         if body and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return await http_error(415)(scope, receive, send)
+        if not _is_utf_8(body):
+            return await http_error(400)(scope, receive, send)
         given = False
 
         async def receive_again() -> Message:
@@ -52,7 +55,17 @@ class BodyLimit:
 
         await self._app(scope, receive_again, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = http_error(413, f"The body is larger than {self._body_bytes} bytes.")
+    def _too_large(self) -> Response:
+        return http_error(413, f"The body is larger than {self._body_bytes} bytes.")
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, response: Response) -> None:
         response.headers["Connection"] = "close"  # the rest of the body is not worth reading
         await response(scope, receive, send)
+
+
+def _is_utf_8(body: bytearray) -> bool:
+    # The JSON parser would take UTF-16, UTF-32 and half letters, too. No JSON holds a NUL; UTF-16 and UTF-32 do.
+    try:
+        return "\0" not in body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False

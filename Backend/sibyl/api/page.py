@@ -46,10 +46,11 @@ def page_directory() -> Path | None:
 
 
 def mount(app: FastAPI) -> None:
-    """Serve the page under ``/``. Must come after all routes."""
+    """Serve the page wherever no route is."""
     directory = page_directory()
     if directory is not None:
-        app.mount("/", _Page(directory=directory, html=True), name="page")
+        # Not mounted: a mount takes every path, and a route that is asked by another method would never say 405.
+        app.router.default = _Page(directory=directory, html=True)
         return
 
     @app.get("/", include_in_schema=False)

@@ -117,8 +117,9 @@ def _code_and_message(body: bytes) -> tuple[str, str]:
         return "", ""
     message = error.get("message")
     details = error.get("details")
-    reasons = [_reason(detail) for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
     text = message if isinstance(message, str) else ""
+    places = [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
+    reasons = [_reason(detail) for detail in places if str(detail.get("message")) not in text]
     return error["code"], f"{text.removesuffix('.')}: {'; '.join(reasons)}" if reasons else text
 
 

@@ -16,6 +16,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from sibyl.core.errors import SibylError
@@ -33,6 +34,7 @@ READ_COUNT = 1024  # most entries of one log taken in one read
 GATHER_MOST_S = 0.02
 _GATHER_PER_LOG_S = 0.0002
 _CHECK_S = 1.0  # pause between looks at feeds that are silent
+_TICKS = 4  # looks in that time at feeds whose prompt is being evaluated, where there is progress to see
 _CHECKED_AT_ONCE = 256
 _DOORBELL_TTL_S = 3600
 
@@ -54,6 +56,11 @@ class Feed:
     def ended(self) -> bool:
         """Whether nothing can come any more."""
         return self.forgotten or self.fold.terminal
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether an attempt began and its first output has yet to come."""
+        return bool(self.fold.entries) and isinstance(self.fold.entries[-1].event, Started)
 
     def changed(self) -> asyncio.Event:
         """Return the event that the next change sets. Take it before looking, then wait: no change is missed."""
@@ -181,12 +188,15 @@ class Tail:
         feed.notify()
 
     async def _check_silent(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_S)
+        for tick in count(1):
+            await asyncio.sleep(_CHECK_S / _TICKS)
             waiting = [feed for feed in self._feeds.values() if feed.fold.entries and not feed.ended]
-            silent = [feed for feed in waiting if feed.silent]
-            for feed in waiting:
-                feed.silent = True
+            if tick % _TICKS:
+                silent = [feed for feed in waiting if feed.reads_prompt]
+            else:
+                silent = [feed for feed in waiting if feed.silent or feed.reads_prompt]
+                for feed in waiting:
+                    feed.silent = True
             for start in range(0, len(silent), _CHECKED_AT_ONCE):
                 try:
                     await self._look(silent[start : start + _CHECKED_AT_ONCE])
@@ -195,27 +205,29 @@ class Tail:
 
     async def _look(self, feeds: list[Feed]) -> None:
         """Fetch queue positions and progress; read anew the logs whose last entry has vanished."""
-        feeds = [feed for feed in feeds if not feed.ended]
+        looked_at = [(feed, str(feed.fold.last)) for feed in feeds if not feed.ended]
 
         async def fetch() -> list[Any]:
             async with self._store.client.pipeline(transaction=False) as pipe:
-                for feed in feeds:
+                for feed, last in looked_at:
                     shard = self._shard(feed.task_id)
-                    last = str(feed.fold.last)
                     pipe.xrange(shard.log(feed.task_id), last, last)
                     pipe.zrank(shard.waiting, feed.task_id)
                     pipe.hget(shard.task(feed.task_id), "progress")
                 return await pipe.execute()
 
-        replies = await self._store.call(fetch) if feeds else []
-        for feed, present, rank, progress in zip(feeds, replies[::3], replies[1::3], replies[2::3], strict=True):
+        replies = await self._store.call(fetch) if looked_at else []
+        for (feed, last), present, rank, progress in zip(
+            looked_at, replies[::3], replies[1::3], replies[2::3], strict=True
+        ):
+            if feed.ended or str(feed.fold.last) != last:
+                continue  # something came meanwhile, so what was fetched is old
             if not present:
                 await self._reread(feed)
                 continue
             before = feed.position, feed.progress
             feed.position = rank
-            started = isinstance(feed.fold.entries[-1].event, Started)
-            done, _, of = progress.partition(" ") if progress and started else ("", "", "")
+            done, _, of = progress.partition(" ") if progress and feed.reads_prompt else ("", "", "")
             feed.progress = (int(done), int(of)) if of else None
             if before != (feed.position, feed.progress):
                 feed.notify()

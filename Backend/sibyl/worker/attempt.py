@@ -18,6 +18,8 @@ from sibyl.worker.answer import Answer
 
 logger = logging.getLogger(__name__)
 
+PROGRESS_S = 0.25  # least pause between two reports of how far the prompt is evaluated
+
 
 class Draining(SibylError):
     """The worker ends; another one goes on with the task."""
@@ -135,8 +137,13 @@ class Attempt:
         return type(end).__name__.lower()
 
     async def _renew(self, answer: Answer) -> None:
+        beaten_at = time.monotonic()
+        shown = ""
         while True:
-            await asyncio.sleep(self._heartbeat_s)
+            await asyncio.sleep(min(PROGRESS_S, self._heartbeat_s))
+            if answer.progress == shown and time.monotonic() - beaten_at < self._heartbeat_s:
+                continue
+            beaten_at, shown = time.monotonic(), answer.progress
             try:
                 await answer.renew()
             except (LeaseLost, TaskCancelled) as reason:
