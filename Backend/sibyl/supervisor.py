@@ -12,11 +12,13 @@ API cuts its streams and finishes its requests, Redis writes its last and ends. 
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 
@@ -44,8 +46,8 @@ WELCOME = """
   Sibyl is ready: {url}
 
   Ask in a browser     {url}
-  in a terminal        sibyl ask "Should I change my job this year?"
-  from any program     curl -s -X POST {url}api/questions -H 'content-type: application/json' \\
+  in a terminal        {command} ask "Should I change my job this year?"
+  from any program     curl -i -X POST {url}api/questions -H 'content-type: application/json' \\
                          -d '{{"question": "Should I change my job this year?"}}'
                        curl -N {url}api/tasks/<task_id>/events
   Documentation        {url}docs
@@ -91,7 +93,7 @@ class Child:
         while not self._ending.is_set():
             began = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
-                *ending_with_parent(sys.executable, "-m", "sibyl", *self._command),
+                *ending_with_parent(sys.executable, "-P", "-m", "sibyl", *self._command),
                 env=self._environment,
                 pass_fds=self._fds,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -223,8 +225,16 @@ class Supervisor:
                         break
                 await asyncio.sleep(_LOOK_S)
         logger.info("Ready", extra={"action": "ready", "url": url})
-        sys.stderr.write(WELCOME.format(url=url, data=self._settings.data_dir))
+        sys.stderr.write(WELCOME.format(url=url, command=_command(), data=self._settings.data_dir))
         sys.stderr.flush()
+
+
+def _command() -> str:
+    """How a user in another terminal calls us: by name if that is on PATH, else by where it is."""
+    if shutil.which("sibyl"):
+        return "sibyl"
+    path = Path(sys.executable).parent / "sibyl"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 async def _require_redis(url: str) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sibyl.engines.llama import LlamaEngine
 
+from sibyl.engines.llama import LlamaEngine
 from tests.load.make_random_gguf import main as make_gguf
 
 SAID = "aé你🎉!"  # one, two, three and four bytes a character, and each byte once

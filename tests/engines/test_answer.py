@@ -2,9 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sibyl.core.event import Output
 from sibyl.engines.answer import Answer
-
 from tests.engines.asking import ids_of, text_of
 
 # A small model: some tokens are parts of characters, some begin stop strings.

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_cpp import llama_cpp as native
+
 from sibyl.core.errors import InvalidRequest, ModelUnusable
 from sibyl.core.task import Message
 from sibyl.engines.chat_template import CHATML, ChatTemplate, ControlToken, Piece, token_ids
 from sibyl.engines.llama_binding import Model
-
 from tests.engines.asking import said
 
 START, END, BOS, THINK = 10, 11, 1, 12
@@ -131,7 +131,12 @@ def test_a_template_that_refuses_the_messages_makes_an_invalid_request() -> None
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ messages[7].content }}", "{{ 1 / 0 }}", "{{ messages + 1 }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}"],
+    [
+        "{{ messages[7].content }}",
+        "{{ 1 / 0 }}",
+        "{{ messages + 1 }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    ],
 )
 def test_a_template_that_fails_makes_an_invalid_request(source: str) -> None:
     """Whatever goes wrong in it, also a way out of the sandbox."""
@@ -180,11 +185,11 @@ def test_tokens_that_strip_the_space_beside_them_do() -> None:
 
 def whole(model: Model, rendered: str) -> list[int]:
     """Return the tokens that llama.cpp itself makes of a rendered prompt, control tokens included."""
-    vocab = native.llama_model_get_vocab(model.pointer)  # type: ignore[arg-type]
+    vocab = native.llama_model_get_vocab(model.pointer)
     data = rendered.encode()
     room = 4 * len(data) + 16
     buffer = (ctypes.c_int32 * room)()
-    count = native.llama_tokenize(vocab, data, len(data), buffer, room, False, True)  # type: ignore[arg-type]
+    count = native.llama_tokenize(vocab, data, len(data), buffer, room, False, True)
     return buffer[:count]
 
 

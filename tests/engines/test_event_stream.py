@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sibyl.engines.event_stream import LINE_BYTES, EventStream, LineTooLong
 
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import EngineError, InvalidRequest, ModelUnusable, PromptTooLong, TaskCancelled
 from sibyl.core.event import Output
 from sibyl.core.task import SamplingParams, Usage
 from sibyl.engines.llama import PROMPT_CHUNK_TOKENS, LlamaEngine
-
 from tests.engines.asking import answer, asking, ids_of, said, text_of
 from tests.engines.conftest import SAID, WriteModel
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from sibyl.core.errors import EngineError, ModelUnusable
+from sibyl.core.task import SamplingParams
 from sibyl.engines.llama_binding import (
     SEGMENT_CHARACTERS,
     ComputationAborted,
@@ -20,8 +22,6 @@ from sibyl.engines.llama_binding import (
     _segments,
 )
 from sibyl.engines.sampling import Sampling
-from sibyl.core.task import SamplingParams
-
 from tests.engines.conftest import WriteModel
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sibyl.core.errors import InvalidRequest
 from sibyl.core.task import SamplingParams
 from sibyl.engines.sampling import Sampling, draw_seed

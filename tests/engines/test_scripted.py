@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import EngineError, InvalidRequest, PromptTooLong, TaskCancelled
 from sibyl.core.event import Output
 from sibyl.core.task import SamplingParams
 from sibyl.engines.scripted import DEFAULT_TOKENS, ScriptedEngine
-
 from tests.engines.asking import answer, asking, said, text_of
 
 ENGINE = ScriptedEngine()

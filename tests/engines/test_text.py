@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from sibyl.engines.text import TextStream
 
 # Few letters, so that stop strings are begun, broken off, overlapping and completed often.

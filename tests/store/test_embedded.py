@@ -36,11 +36,11 @@ BINARIES = {
 PARENT = """
 import asyncio, json, sys
 from pathlib import Path
-from sibyl.store import embedded
+from sibyl.store import embedded, redis_process
 
 async def main(data_dir, binary, leave_orphan):
     if leave_orphan:  # as on macOS, where the kernel does not end a child with its parent
-        embedded.ending_with_parent = lambda *command: list(command)
+        redis_process.ending_with_parent = lambda *command: list(command)
     redis = embedded.EmbeddedRedis(Path(data_dir), binary=Path(binary))
     print("starting", flush=True)
     await redis.start()

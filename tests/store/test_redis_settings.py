@@ -73,7 +73,9 @@ def test_a_failure_quotes_the_last_error_and_no_warning_about_the_machine() -> N
         "9:M 21 Nov 2026 06:28:26.742 # WARNING Memory overcommit must be enabled!\n"
         "9:M 21 Nov 2026 06:28:26.742 * bye\n"
     )
-    assert said == "/opt/a server ended with status 1 while starting: Can't handle RDB format version 80 Its log is /l."
+    assert (
+        said == "/opt/a server ended with status 1 while starting: Can't handle RDB format version 80. Its log is /l."
+    )
 
 
 def test_a_silent_failure_is_still_a_sentence() -> None:

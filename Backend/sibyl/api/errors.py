@@ -8,6 +8,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from sibyl.core.errors import SibylError
 
@@ -21,6 +22,7 @@ _HTTP = {
     413: ("body_too_large", "The body is too large."),
     415: ("unsupported_media_type", "Send the body as application/json."),
 }
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 DETAILS = 20  # most details in one error
 
 
@@ -46,11 +48,23 @@ def _sibyl_error(_: Request, error: Exception) -> JSONResponse:
     return error_response(error.status, error.code, error.message, headers)
 
 
-def _http_error(_: Request, error: Exception) -> JSONResponse:
+def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     response = http_error(error.status_code)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(_allowed(request)) or response.headers.get("Allow", "")
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return all methods of a path. The router knows only those of the first route that has it."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", ""), "headers": []}
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:

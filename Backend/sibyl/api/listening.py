@@ -12,12 +12,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ProcessError: the port is in use, not allowed, or the host is not ours.
     """
+    bound = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
+        if bound is not None:
+            bound.close()
         match error.errno:
             case errno.EADDRINUSE:
                 why = f"Port {port} is in use. Stop what listens there, or take another one: --port {port + 1}"

@@ -20,11 +20,13 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
+UNREADABLE: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "the body is not JSON in UTF-8"},
     408: {"model": ErrorBody, "description": "the body did not arrive in time"},
     413: {"model": ErrorBody, "description": "the body is too large"},
     415: {"model": ErrorBody, "description": "the body is not application/json"},
+}
+REFUSALS: dict[int | str, dict[str, Any]] = UNREADABLE | {
     422: {"model": ErrorBody, "description": "a field is wrong, the prompt is too long, or the key was used before"},
     429: {"model": ErrorBody, "description": "too many tasks wait; Retry-After says when to try again"},
     503: {"model": ErrorBody, "description": "Redis is out of reach; Retry-After says when to try again"},

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 
 from sibyl.api.context import ContextParam, OwnerParam
 from sibyl.api.streaming import EventStream
-from sibyl.api.submission import show, shown
+from sibyl.api.submission import UNREADABLE, show, shown
 from sibyl.core.cursor import START, Cursor
 from sibyl.core.errors import TaskForgotten
 from sibyl.core.state import State
@@ -20,11 +20,11 @@ router = APIRouter(prefix="/api/tasks", tags=["tasks"])
 TaskIdParam = Annotated[str, Path(description="the task's id", examples=["0.5f0c7a7e6f1d4a3b9c2e8d7f6a5b4c3d"])]
 _CURSOR = {"pattern": r"^[0-9]{1,15}-[0-9]{1,9}$"}
 _ABSENT: dict[int | str, dict[str, Any]] = {
+    422: {"model": ErrorBody, "description": "a parameter is wrong"},
     404: {"model": ErrorBody, "description": "there is no such task"},
     410: {"model": ErrorBody, "description": "it was deleted, or its retention ended"},
     503: {"model": ErrorBody, "description": "Redis is out of reach; Retry-After says when to try again"},
 }
-_WRONG: dict[int | str, dict[str, Any]] = {422: {"model": ErrorBody, "description": "a parameter is wrong"}}
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "frames of `id`, `event`, `data`; the last event is completed, failed, cancelled or expired",
@@ -46,7 +46,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     "",
     response_model=TaskListBody,
     response_model_exclude_unset=True,
-    responses=_WRONG | {404: _ABSENT[404], 503: _ABSENT[503]},
+    responses={status: _ABSENT[status] for status in (404, 422, 503)},
 )
 async def list_tasks(
     context: ContextParam,
@@ -67,7 +67,7 @@ async def task(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam) -
     return await show(context, owner, TaskId(task_id))
 
 
-@router.get("/{task_id}/events", response_class=Response, responses=_ABSENT | _WRONG | _STREAM)
+@router.get("/{task_id}/events", response_class=Response, responses=_ABSENT | _STREAM)
 async def task_events(
     task_id: TaskIdParam,
     context: ContextParam,
@@ -106,7 +106,11 @@ async def task_events(
 
 
 @router.post(
-    "/{task_id}/cancel", status_code=202, response_model=TaskBody, response_model_exclude_unset=True, responses=_ABSENT
+    "/{task_id}/cancel",
+    status_code=202,
+    response_model=TaskBody,
+    response_model_exclude_unset=True,
+    responses=_ABSENT | UNREADABLE,
 )
 async def cancel(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam) -> dict[str, Any]:
     """Ask the task to stop. Its `cancelled` event follows; a finished task stays as it is. Twice is once."""
@@ -114,7 +118,7 @@ async def cancel(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam)
     return await show(context, owner, TaskId(task_id))
 
 
-@router.delete("/{task_id}", status_code=204, responses=_ABSENT)
+@router.delete("/{task_id}", status_code=204, responses=_ABSENT | UNREADABLE)
 async def erase(task_id: TaskIdParam, context: ContextParam, owner: OwnerParam) -> None:
     """Erase the question, the answer and the log. A task that still runs is stopped."""
     await context.queue.erase(TaskId(task_id), owner)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from sibyl.core.errors import ModelUnusable
 
+HUB_TIMEOUT_S = 10.0
 BUNDLED = "sibyl-oracle.gguf"
 HUB_PREFIX = "hf:"
 
@@ -82,6 +83,7 @@ class _Hub:
     def __init__(self, cache_dir: Path | None, endpoint: str | None, on_download: OnDownload | None) -> None:
         try:
             import huggingface_hub
+            import huggingface_hub.errors
         except ImportError:
             raise ModelUnusable("Models named hf:... need one more package: pip install 'sibyl[hub]'.") from None
         self._hub = huggingface_hub
@@ -91,17 +93,27 @@ class _Hub:
 
     def fetch(self, repo: str, file: str | None) -> Path:
         """Return the first file of the model that is meant, with all its parts beside it."""
-        names = [file] if file is not None and file.endswith(".gguf") and not _SHARD.search(file) else None
-        if names is None:
-            names = _choose(repo, file, self._names(repo))
+        here = file is not None and self._is_here(repo, file)
+        names = [file] if here and file else _choose(repo, file, self._names(repo))
         paths = [self._download(repo, name) for name in names]
         return paths[0]
+
+    def _is_here(self, repo: str, name: str) -> bool:
+        """Return whether this very file was downloaded before. Then nothing need be listed."""
+        if _SHARD.search(name):
+            return False
+        try:
+            return isinstance(self._hub.try_to_load_from_cache(repo, name, cache_dir=self._cache_dir), str)
+        except ValueError:  # a name that no repository may have
+            return False
 
     def _names(self, repo: str) -> list[str]:
         """Return the repository's GGUF files; without a network, those that were downloaded before."""
         errors = self._hub.errors
         try:
-            found = self._hub.HfApi(endpoint=self._endpoint).list_repo_files(repo)
+            # list_repo_files would try again for half a minute where there is no network
+            model = self._hub.HfApi(endpoint=self._endpoint).model_info(repo, timeout=HUB_TIMEOUT_S)
+            found = [sibling.rfilename for sibling in model.siblings or ()]
         except (errors.RepositoryNotFoundError, errors.HFValidationError):
             raise ModelUnusable(
                 f"There is no model {repo} on the hub, or it is private and HF_TOKEN is not set."
@@ -155,8 +167,8 @@ def _choose(repo: str, wanted: str | None, names: Sequence[str]) -> list[str]:
         by_model.setdefault(_SHARD.sub(".gguf", name), []).append(name)
     if len(by_model) == 1:
         parts = next(iter(by_model.values()))
-        if exact and (shard := _SHARD.search(exact[0])):  # one part was named: all of them are meant
-            parts = [_SHARD.sub(f"-{number:05}-of-{shard[2]}.gguf", exact[0]) for number in range(1, int(shard[2]) + 1)]
+        if shard := _SHARD.search(parts[0]):
+            parts = [_SHARD.sub(f"-{number:05}-of-{shard[2]}.gguf", parts[0]) for number in range(1, int(shard[2]) + 1)]
         return parts
     listed = ", ".join((list(by_model) or list(models))[:_SHOWN]) or "none"
     if by_model:

@@ -123,6 +123,9 @@ class ScriptedEngine:
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=written),
         )
 
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
     def _lengths(self, script: _Script, sampling: SamplingParams, prompt_tokens: int) -> tuple[int, int]:
         """Return after how many tokens the answer is cut, and after how many it ends by itself."""
         limit = sampling.max_tokens or MOST_TOKENS

@@ -1,12 +1,13 @@
 """The one door to Redis: how we connect, what we retry, and what its errors mean to us.
 
 redis-py repeats commands by itself by default, also those that must not be repeated; here every client has that turned
-off. ``Store.run`` repeats only scripts, each of which is safe to repeat. Commands that block have a client of their own
-with a longer socket timeout, or they would be cut while they wait.
+off. ``Store.run`` repeats only scripts, each of which is safe to repeat. Commands that block have connections of their
+own and a longer timeout, or they would be cut while they wait.
 """
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -18,6 +19,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    MasterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -43,7 +45,9 @@ MIN_VERSION = (6, 2)
 BLOCK_MS = 1000  # how long a blocking read waits before it looks again by itself
 _COMMAND_TIMEOUT_S = 5.0
 _CONNECTIONS = 64
-_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, ReadOnlyError, BusyLoadingError)
+_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, ReadOnlyError, BusyLoadingError, MasterDownError)
+# What passes by itself. Redis 6.2 wraps what a script met into an error of its own, so the word may stand anywhere.
+_PASSING = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 
 
 class Store:
@@ -60,8 +64,8 @@ class Store:
         self._patience_s = patience_s
         self.shards = tuple(Shard(number) for number in range(shards))
         try:
-            self.client = _client(url, timeout_s=_COMMAND_TIMEOUT_S)
-            self.blocking = _client(url, timeout_s=BLOCK_MS / 1000 + 4.0)
+            self.client = _client(url)
+            self.blocking = _client(url)
         except ValueError as error:
             raise StoreUnsuitable(f"The Redis URL cannot be used: {error}") from None
 
@@ -99,15 +103,19 @@ class Store:
         failures = 0
         while True:
             try:
-                return await command()
+                async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+                    return await command()
             except _AWAY as error:
-                failures += 1
-                pause_s = backoff_s(failures, first_s=0.02, most_s=0.5)
-                if time.monotonic() + pause_s > give_up:
-                    raise translate(error) from error
-                await asyncio.sleep(pause_s)
+                failure: Exception = error
             except RedisError as error:
-                raise translate(error) from error
+                if _PASSING.search(str(error)) is None:
+                    raise translate(error) from error
+                failure = error
+            failures += 1
+            pause_s = backoff_s(failures, first_s=0.02, most_s=0.5)
+            if time.monotonic() + pause_s > give_up:
+                raise translate(failure) from failure
+            await asyncio.sleep(pause_s)
 
     async def wait_for_entries(self, streams: Mapping[str, str], *, count: int) -> StreamEntries:
         """Return what the streams hold after the given ids, at most ``count`` of each; wait a second if it is nothing.
@@ -116,7 +124,8 @@ class Store:
             StoreUnavailable: Redis is out of reach. It is not repeated: whoever waits has to look around first.
         """
         try:
-            reply = await self.blocking.xread({**streams}, count=count, block=BLOCK_MS)  # type: ignore[dict-item]
+            async with asyncio.timeout(BLOCK_MS / 1000 + _COMMAND_TIMEOUT_S):
+                reply = await self.blocking.xread({**streams}, count=count, block=BLOCK_MS)  # type: ignore[dict-item]
         except (*_AWAY, RedisError) as error:
             raise translate(error) from error
         return cast(StreamEntries, reply)
@@ -128,7 +137,8 @@ class Store:
             StoreUnavailable: Redis is out of reach.
         """
         try:
-            reply = await self.blocking.blpop([key], timeout=wait_s)
+            async with asyncio.timeout(wait_s + _COMMAND_TIMEOUT_S):
+                reply = await self.blocking.blpop([key], timeout=wait_s)
         except (*_AWAY, RedisError) as error:
             raise translate(error) from error
         return None if reply is None else str(reply[1])
@@ -170,6 +180,8 @@ class Store:
 def translate(error: Exception) -> StoreUnavailable | StoreUnsuitable:
     """Return our error for one of Redis' or of the network."""
     match error:
+        case RedisConnectionError(__cause__=RedisError() as cause):  # what a new connection was told first
+            return translate(cause)
         case AuthenticationError() | AuthorizationError() | NoPermissionError():
             return StoreUnsuitable("Redis refuses our user or password. Check the Redis URL.")
         case OutOfMemoryError():
@@ -180,19 +192,25 @@ def translate(error: Exception) -> StoreUnavailable | StoreUnsuitable:
             return StoreUnavailable("Redis is still loading its data.")
         case ResponseError() if "MISCONF" in str(error) or "OOM" in str(error):
             return StoreFull()
+        case MasterDownError():
+            return StoreUnavailable()
+        case ResponseError() if _PASSING.search(str(error)):
+            return StoreUnavailable()
         case ResponseError():
             return StoreUnsuitable(f"Redis refused a command: {error}")
         case _:
             return StoreUnavailable()
 
 
-def _client(url: str, *, timeout_s: float) -> Redis:
+def _client(url: str) -> Redis:
+    # No socket timeout: redis-py would send with asyncio.wait_for, which on Python 3.11 loses a cancellation that comes
+    # while it is done (bpo-37658). Every command runs under a timeout of ours instead.
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
         timeout=_COMMAND_TIMEOUT_S,
         decode_responses=True,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=_COMMAND_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         protocol=2,

@@ -42,10 +42,11 @@ class RedisBinary:
 
 
 async def probe(path: Path, limit_s: float = PROBE_LIMIT_S) -> RedisBinary:
-    """Return the version that ``path`` says it is.
+    """Return the version that ``path`` says it is, and its absolute path (links are not followed).
 
     Raises ProcessError when it does not run, or does not answer within ``limit_s`` seconds.
     """
+    path = path.absolute()  # the server will run in another directory
     try:
         process = await asyncio.create_subprocess_exec(
             path,

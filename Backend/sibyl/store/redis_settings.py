@@ -75,7 +75,7 @@ def start_failure(log: str, *, status: int, directory: Path, log_path: Path, bin
     lines = [line for line in map(str.strip, log.splitlines()) if line]
     errors = [line for line in lines if " # " in line and "WARNING" not in line]
     reason = _LOG_PREFIX.sub("", (errors or lines or ["it said nothing"])[-1])
-    return f"{binary.path} ended with status {status} while starting: {reason} Its log is {log_path}."
+    return f"{binary.path} ended with status {status} while starting: {reason.rstrip('.')}. Its log is {log_path}."
 
 
 def _checker(binary: RedisBinary) -> str:
