@@ -42,7 +42,11 @@ class Proxy:
             writer.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_unix_connection(target)
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_unix_connection(target)
+        except OSError:  # Redis is away
+            writer.close()
+            return
         self._connections.add(writer)
         lost = asyncio.Event()
 
@@ -72,6 +76,7 @@ class Proxy:
             await asyncio.gather(*pumps, return_exceptions=True)
             for end in (writer, upstream_writer):
                 end.close()
+            for end in (writer, upstream_writer):
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
 
@@ -94,6 +99,5 @@ async def proxy(redis_url: str, directory: Path) -> AsyncIterator[Proxy]:
     finally:
         server.close()
         faulty.release()
-        for task in serving:
-            task.cancel()
+        faulty.cut()
         await asyncio.gather(*serving, return_exceptions=True)

@@ -23,6 +23,7 @@ import httpx
 import uvicorn
 
 from sibyl.api.app import create_app
+from sibyl.api.connection import Connection
 from sibyl.api.context import Context
 from sibyl.api.listening import bind
 from sibyl.config import Settings
@@ -106,7 +107,7 @@ def run_api(redis_url: str, **changes: Any) -> Iterator[RunningApi]:
     """Serve the API with uvicorn, as its process does, in a thread."""
     settings = settings_for(redis_url, **changes)
     failed = threading.Event()
-    config = uvicorn.Config("", log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)
+    config = uvicorn.Config("", http=Connection, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)
     thread = LoopThread("api", config.get_loop_factory() or asyncio.new_event_loop)
 
     async def start() -> tuple[uvicorn.Server, Context, asyncio.Task[None]]:

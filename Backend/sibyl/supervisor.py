@@ -12,6 +12,7 @@ API cuts its streams and finishes its requests, Redis writes its last and ends. 
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -116,7 +117,7 @@ class Child:
         """Send a signal, if it runs."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
     async def end(self, limit_s: float, *, at_once: asyncio.Event) -> None:
         """Ask it to drain, kill it after the limit or when ``at_once`` is set."""

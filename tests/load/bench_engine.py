@@ -1,6 +1,8 @@
 """How many tokens a second LlamaEngine gives, against llama.cpp called in the barest loop, and what Python adds.
 
-Both sides run alternately on one model in one process, so only their ratio is to be compared with another day's.
+Both sides run alternately on one model in one process, so only their ratio is to be compared with another day's. The
+column "more" is the processor time of a token beyond the bare loop's: Python, sampler and text. With more than one
+thread it counts the calling thread alone.
 
     bench_engine.py --preset 120m --type q8_0 --threads 1
 """
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llama_cpp import llama_cpp as native
@@ -25,14 +28,23 @@ from sibyl.engines.base import GenerationRequest
 from sibyl.engines.llama import PROMPT_CHUNK_TOKENS, LlamaEngine
 from sibyl.engines.llama_binding import Context, Model
 
-sys.path.insert(0, str(Path(__file__).parent))
-from make_random_gguf import PRESETS, TYPES
-from make_random_gguf import main as make_gguf
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.load.make_random_gguf import PRESETS, TYPES
+from tests.load.make_random_gguf import main as make_gguf
 
 QUESTION = (Message(role="user", content="What will the river bring?"),)
 
 
-def bare_tokens_per_s(model: Model, tokens: int, threads: int) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one run of one side took."""
+
+    tokens_per_s: float
+    cpu_us: float  #: of this thread for one token; other jobs on the machine do not count
+    first_ms: float = 0.0  #: to the first token
+
+
+def bare_run(model: Model, tokens: int, threads: int) -> Run:
     """Decode ``tokens`` tokens one by one, with nothing between two calls of llama_decode."""
     context = Context(model, tokens=4096, batch_tokens=PROMPT_CHUNK_TOKENS, threads=threads)
     context.evaluate([5] * 40)
@@ -40,25 +52,39 @@ def bare_tokens_per_s(model: Model, tokens: int, threads: int) -> float:
     batch = native.llama_batch(1, token)
     pointer = ctypes.c_void_p(context.pointer)
     decode = native.llama_decode
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.thread_time()
     for _ in range(tokens):
-        if decode(pointer, batch):  # type: ignore[arg-type]
+        if decode(pointer, batch):
             raise RuntimeError("llama_decode failed")
-    took_s = time.perf_counter() - began
+    took_s, took_cpu_s = time.perf_counter() - began, time.thread_time() - began_cpu
     context.close()
-    return tokens / took_s
+    return Run(tokens_per_s=tokens / took_s, cpu_us=took_cpu_s / tokens * 1e6)
 
 
-def engine_tokens_per_s(engine: LlamaEngine, tokens: int, sampling: SamplingParams) -> tuple[float, float]:
-    """Return tokens a second after the first token, and milliseconds to the first."""
-    times: list[float] = []
+def engine_run(engine: LlamaEngine, sampling: SamplingParams) -> Run:
+    """Generate an answer, and count from its first token on."""
+    times: list[tuple[float, float]] = []
 
     def take(output: Output) -> None:
-        times.append(time.perf_counter())
+        times.append((time.perf_counter(), time.thread_time()))
 
     began = time.perf_counter()
     engine.generate(GenerationRequest(messages=QUESTION, sampling=sampling, abort=Abort()), take)
-    return (len(times) - 1) / (times[-1] - times[0]), (times[0] - began) * 1e3
+    count = len(times) - 1
+    return Run(
+        tokens_per_s=count / (times[-1][0] - times[0][0]),
+        cpu_us=(times[-1][1] - times[0][1]) / count * 1e6,
+        first_ms=(times[0][0] - began) * 1e3,
+    )
+
+
+def median(runs: Sequence[Run]) -> Run:
+    """Return the medians of several runs."""
+    return Run(
+        tokens_per_s=statistics.median(run.tokens_per_s for run in runs),
+        cpu_us=statistics.median(run.cpu_us for run in runs),
+        first_ms=statistics.median(run.first_ms for run in runs),
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -82,33 +108,32 @@ def main(arguments: Sequence[str]) -> None:
         path = Path(folder) / "model.gguf"
         make_gguf([str(path), "--preset", options.preset, "--type", options.type])
         engine, model = LlamaEngine(path, threads=options.threads), Model(path)
-        bare: list[float] = []
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in samplings}
+        bare: list[Run] = []
+        found: dict[str, list[Run]] = {name: [] for name in samplings}
         for _ in range(options.rounds):
             for name, sampling in samplings.items():
-                bare.append(bare_tokens_per_s(model, options.tokens, options.threads))
-                found[name].append(engine_tokens_per_s(engine, options.tokens, sampling))
+                bare.append(bare_run(model, options.tokens, options.threads))
+                found[name].append(engine_run(engine, sampling))
         engine.close()
         model.close()
-    bare_speed = statistics.median(bare)
+    floor = median(bare)
     print(
-        f"{options.preset} {options.type}, {options.threads} threads, {options.tokens} tokens, median of {options.rounds}"
+        f"{options.preset} {options.type}, threads {options.threads}, {options.tokens} tokens, {options.rounds} rounds"
     )
-    print(f"{'':26}{'tokens/s':>10}{'ratio':>8}{'us/token more':>15}{'first token ms':>16}")
-    print(f"{'bare llama_decode':26}{bare_speed:10.1f}{1:8.3f}")
+    print(f"{'medians':26}{'tokens/s':>10}{'ratio':>8}{'CPU us/token':>14}{'more':>8}{'first token ms':>16}")
+    print(f"{'bare llama_decode':26}{floor.tokens_per_s:10.1f}{1:8.3f}{floor.cpu_us:14.1f}")
     rows = {}
-    for name, rounds in found.items():
-        speed = statistics.median(speed for speed, _ in rounds)
-        first_ms = statistics.median(first for _, first in rounds)
-        more_us = 1e6 / speed - 1e6 / bare_speed
-        print(f"{name:26}{speed:10.1f}{speed / bare_speed:8.3f}{more_us:15.1f}{first_ms:16.1f}")
-        rows[name] = {"tokens_per_s": speed, "ratio": speed / bare_speed, "more_us": more_us, "first_ms": first_ms}
+    for name, runs in found.items():
+        run = median(runs)
+        ratio, more_us = run.tokens_per_s / floor.tokens_per_s, run.cpu_us - floor.cpu_us
+        print(f"{name:26}{run.tokens_per_s:10.1f}{ratio:8.3f}{run.cpu_us:14.1f}{more_us:8.1f}{run.first_ms:16.1f}")
+        rows[name] = asdict(run) | {"ratio": ratio, "more_cpu_us": more_us}
     if options.json:
         result = {
             "machine": platform.processor() or platform.machine(),
             "python": platform.python_version(),
             **{name: getattr(options, name) for name in ("preset", "type", "threads", "tokens", "rounds")},
-            "bare_tokens_per_s": bare_speed,
+            "bare": asdict(floor),
             "engine": rows,
         }
         options.json.write_text(json.dumps(result, indent=2) + "\n")

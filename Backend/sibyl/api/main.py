@@ -9,6 +9,7 @@ from types import FrameType
 import uvicorn
 
 from sibyl.api.app import create_app
+from sibyl.api.connection import Connection
 from sibyl.api.context import Context
 from sibyl.api.listening import bind
 from sibyl.config import Settings
@@ -40,6 +41,7 @@ def run(settings: Settings, *, fd: int | None = None) -> None:
     listening = bind(settings.host, settings.port) if fd is None else socket.socket(fileno=fd)
     config = uvicorn.Config(
         app="",  # set below, on the loop
+        http=Connection,
         log_config=None,
         access_log=False,
         backlog=BACKLOG,

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import assert_never
 
 from sse_starlette.event import ServerSentEvent
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from sse_starlette.sse import EventSourceResponse
+from starlette.types import Message, Receive, Scope, Send
 
+from sibyl.api.connection import cut
 from sibyl.core.cursor import Cursor
 from sibyl.core.errors import TaskForgotten
 from sibyl.core.event import Entry
@@ -18,6 +19,8 @@ from sibyl.store.tail import Feed
 from sibyl.wire import events
 
 logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 64 * 1024  # a reader that takes nothing costs about this, however long the log is
 
 
 class Cut(Exception):
@@ -41,25 +44,36 @@ class EventStream(EventSourceResponse):
         super().__init__(
             _chunks(feed, after, draining),
             ping=keep_alive_s,
-            send_timeout=send_timeout_s,
             ping_message_factory=lambda: ServerSentEvent(comment="keep-alive"),
         )
+        self._send_timeout_s = send_timeout_s
         self._release = release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the response. Returning without the final chunk makes the server break the connection."""
+        """Run the response; break the connection if it ends without its final chunk."""
+        whole = False
+
+        async def send_in_time(message: Message) -> None:
+            # Not by the base class, which lets the final chunk wait for ever.
+            nonlocal whole
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
         except Cut:
             logger.debug("Stream cut: draining", extra={"action": "stream_cut"})
-        except SendTimeoutError:
+        except TimeoutError:
             logger.info("Stream cut: its reader takes nothing", extra={"action": "stream_stalled"})
         finally:
             self._release()
+            if not whole:
+                cut(scope)
 
 
 async def _chunks(feed: Feed, after: Cursor, draining: asyncio.Event) -> AsyncIterator[bytes]:
-    """Yield each batch as one chunk of frames; raise Cut once the process drains."""
+    """Yield each batch as chunks of frames; raise Cut once the process drains."""
     drained = asyncio.create_task(draining.wait(), name="drained")
     batches = follow(feed, after)
     try:
@@ -77,16 +91,25 @@ async def _chunks(feed: Feed, after: Cursor, draining: asyncio.Event) -> AsyncIt
             batch = coming.result()
             if batch is None:
                 return
-            yield _encode(feed, batch)
+            for chunk in _encode(feed, batch):
+                yield chunk
+                if drained.done():
+                    raise Cut()
     finally:
         drained.cancel()
         await batches.aclose()  # type: ignore[attr-defined]
 
 
-def _encode(feed: Feed, batch: Batch) -> bytes:
-    return b"".join(
-        events.entry_frame(feed.task_id, part) if isinstance(part, Entry) else _hint(part) for part in batch
-    )
+def _encode(feed: Feed, batch: Batch) -> Iterator[bytes]:
+    """Yield the frames of a batch in as few chunks as a bounded buffer for each reader allows."""
+    chunk = bytearray()
+    for part in batch:
+        chunk += events.entry_frame(feed.task_id, part) if isinstance(part, Entry) else _hint(part)
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    if chunk:
+        yield bytes(chunk)
 
 
 def _hint(hint: Hint) -> bytes:

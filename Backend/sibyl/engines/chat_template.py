@@ -78,10 +78,14 @@ class ChatTemplate:
             chatml = {"<|im_start|>", "<|im_end|>"} <= self._control.keys()
             source = CHATML if chatml else DIALOGUE
             self.stop = () if chatml else DIALOGUE_STOP
-        words = "|".join(re.escape(text) for text in sorted(self._control, key=len, reverse=True)) or r"(?!)"
-        self._splitter = re.compile(f"({words})")
-        self._occurrence = re.compile(f"(?={words})")
-        firsts = sorted({text[0] for text in self._control})[:_MARKS]
+        # Not one pattern of all words: vocabularies have thousands, and each would be tried at each "<".
+        self._lengths: dict[str, list[int]] = {}
+        for text in sorted(self._control, key=len, reverse=True):
+            lengths = self._lengths.setdefault(text[0], [])
+            if len(text) not in lengths:
+                lengths.append(len(text))
+        firsts = sorted(self._lengths)[:_MARKS]
+        self._first = re.compile(f"[{''.join(map(re.escape, firsts))}]" if firsts else r"(?!)")
         self._mark = {ord(first): chr(_FIRST_MARK + number) for number, first in enumerate(firsts)}
         self._unmark = {_FIRST_MARK + number: first for number, first in enumerate(firsts)}
         try:
@@ -98,7 +102,7 @@ class ChatTemplate:
         """
         clean = [(message.role, _SURROGATE.sub("\ufffd", message.content)) for message in messages]
         pieces = self._split(self._render([(role, self._mark_words(text)) for role, text in clean]))
-        if any(chr(first) in text for _, text in clean for first in self._mark):
+        if any(self._first.search(text) for _, text in clean):
             witness = self._split(self._render([(role, text.translate(self._mark)) for role, text in clean]))
             if _control_ids(witness) != _control_ids(pieces):
                 pieces = witness
@@ -106,13 +110,18 @@ class ChatTemplate:
 
     def _mark_words(self, text: str) -> str:
         """Replace the first character of everything that reads as a control token."""
-        starts = [match.start() for match in self._occurrence.finditer(text)]
-        if not starts:
-            return text
-        characters = list(text)
-        for start in starts:
-            characters[start] = self._mark[ord(characters[start])]
-        return "".join(characters)
+
+        def mark(match: re.Match[str]) -> str:
+            return self._mark[ord(match[0])] if self._word_at(text, match.start()) else match[0]
+
+        return self._first.sub(mark, text)
+
+    def _word_at(self, text: str, start: int) -> ControlToken | None:
+        """Return the longest control token that is written at ``start``."""
+        for length in self._lengths[text[start]]:
+            if token := self._control.get(text[start : start + length]):
+                return token
+        return None
 
     def _render(self, messages: list[tuple[str, str]]) -> str:
         try:
@@ -136,19 +145,20 @@ class ChatTemplate:
     def _split(self, rendered: str) -> list[Piece]:
         """Part the control tokens, which are the template's own, from the text between them."""
         pieces: list[Piece] = []
-        strip_next = False
-        for number, text in enumerate(self._splitter.split(rendered)):
-            if number % 2:
-                token = self._control[text]
-                if token.strips_left and pieces and isinstance(before := pieces[-1], str):
-                    pieces[-1:] = [kept] if (kept := before.rstrip(_SPACE)) else []
-                pieces.append(token.token_id)
-                strip_next = token.strips_right
-                continue
-            if strip_next:
-                text = text.lstrip(_SPACE)
-            if text:
+        position, strip = 0, False
+
+        def add(text: str, *, strip_end: bool) -> None:
+            text = text.lstrip(_SPACE) if strip else text
+            if text := text.rstrip(_SPACE) if strip_end else text:
                 pieces.append(text)
+
+        for match in self._first.finditer(rendered):
+            if match.start() < position or (token := self._word_at(rendered, match.start())) is None:
+                continue
+            add(rendered[position : match.start()], strip_end=token.strips_left)
+            pieces.append(token.token_id)
+            position, strip = match.start() + len(token.text), token.strips_right
+        add(rendered[position:], strip_end=False)
         return pieces
 
 

@@ -52,7 +52,8 @@ class LlamaEngine:
 
         Args:
             slots: generations at a time.
-            threads: that compute one generation; None shares the processor's cores among the slots.
+            threads: that compute one generation; None shares the cores among the slots and leaves one to the rest of
+                Sibyl, because a computing thread that waits for another one spins.
             context_tokens: prompt and answer of one generation together; None is what the model was trained for, at
                 most 4096. Never more than the model was trained for.
             gpu_layers: layers to put on a GPU, -1 for all.
@@ -76,7 +77,7 @@ class LlamaEngine:
                         self._model,
                         tokens=self._context_tokens,
                         batch_tokens=PROMPT_CHUNK_TOKENS,
-                        threads=threads or max(1, _cores() // slots),
+                        threads=threads or max(1, (_cores() - 1) // slots),
                     )
                 )
                 # The first computation maps pages and plans its graph. Better now than when somebody waits.
@@ -232,10 +233,13 @@ def _emit(output: Output | None, on_tokens: OnTokens) -> None:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use, in a container with a quota too."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, max(1, int(quota_us) // int(period_us)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores
 
 
 class _Slots:

@@ -360,7 +360,7 @@ class Context:
         """Return the scores of the next token; valid until the next ``evaluate``.
 
         Raises:
-            EngineError: nothing was evaluated, or the scores are not numbers, as after damage to the weights.
+            EngineError: nothing was evaluated.
         """
         address = _logits(self._pointer, -1) if self._has_logits else None
         if not address:
@@ -371,9 +371,19 @@ class Context:
             view = self._views[address] = np.ctypeslib.as_array(row)
             if len(self._views) > 8:
                 self._views = {address: view}
-        if not math.isfinite(view.max()):
-            raise EngineError("The model's scores are not finite numbers; its file may be damaged.")
         return view
+
+    def likeliest(self) -> int:
+        """Return the token with the highest score.
+
+        Raises:
+            EngineError: as ``logits``, or the scores are not numbers, as after damage to the weights.
+        """
+        scores = self.logits()
+        best = int(scores.argmax())  # where one is not a number, that one; and faster than max
+        if not math.isfinite(scores[best]):
+            raise EngineError("The model's scores are not finite numbers; its file may be damaged.")
+        return best
 
     def close(self) -> None:
         """Free it. Twice is once."""
@@ -416,11 +426,11 @@ class Sampler:
         """Return token number ``position`` of the answer, given the context's state.
 
         Raises:
-            EngineError: as ``Context.logits``.
+            EngineError: as ``Context.likeliest``.
         """
-        logits = context.logits()
+        best = context.likeliest()  # also guards the sampler, for which sorting what is no number is undefined
         if self._greedy:
-            return int(logits.argmax())
+            return best
         _sampler_free(_chain_remove(self._chain, 4))
         _chain_add(self._chain, _draw(draw_seed(self._seed, position)))
         return int(self._sample(self._chain, context.pointer, -1))

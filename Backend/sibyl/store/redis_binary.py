@@ -42,11 +42,10 @@ class RedisBinary:
 
 
 async def probe(path: Path, limit_s: float = PROBE_LIMIT_S) -> RedisBinary:
-    """Return the version that ``path`` says it is, and its absolute path (links are not followed).
+    """Return the version that ``path`` says it is.
 
     Raises ProcessError when it does not run, or does not answer within ``limit_s`` seconds.
     """
-    path = path.absolute()  # the server will run in another directory
     try:
         process = await asyncio.create_subprocess_exec(
             path,
@@ -87,21 +86,26 @@ def bundled_path() -> Path | None:
     return None
 
 
+def _candidates() -> list[Path]:
+    """The programs to look at, the best first."""
+    on_path = map(shutil.which, ("valkey-server", "redis-server"))
+    bundled = bundled_path()
+    return [_absolute(Path(path)) for path in (*on_path, bundled) if path is not None]
+
+
+def _absolute(path: Path) -> Path:
+    """The server will run in another directory. Links are not followed: Redis looks at the name it is called by."""
+    return path.absolute()
+
+
 async def find_redis_binary(minimum: tuple[int, int] = MINIMUM_VERSION, only: Path | None = None) -> RedisBinary:
     """Return the first server of version ``minimum`` or newer; one that is broken or older is skipped.
 
     ``only``: look at this program and at no other. None means to search, as the module's docstring says.
     Each skipped program is a warning in the log. Raises ProcessError, with how to get one, when none is left.
     """
-    if only is not None:
-        candidates = [only]
-    else:
-        found = map(shutil.which, ("valkey-server", "redis-server"))
-        candidates = [Path(path) for path in found if path]
-        if (bundled := bundled_path()) is not None:
-            candidates.append(bundled)
     skipped = []
-    for path in candidates:
+    for path in _candidates() if only is None else [_absolute(only)]:
         try:
             binary = await probe(path)
             if binary.version < minimum:

@@ -1,0 +1,700 @@
+"""The queue: accepted once, claimed by one, ended for good."""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from sibyl.core.cursor import START
+from sibyl.core.errors import (
+    IdempotencyMismatch,
+    LeaseLost,
+    QueueFull,
+    SibylError,
+    TaskForgotten,
+    TooManyTasks,
+    UnknownTask,
+)
+from sibyl.core.event import Cancelled, Expired, Failed, Terminal
+from sibyl.core.state import State
+from sibyl.core.task import LOCAL_OWNER, Owner, TaskError, TaskId
+from sibyl.store.queue import Limits
+from tests.store.conftest import OpenStore
+from tests.store.desk import LIMITS, Desk, dump, spec
+
+OTHER = Owner("other")
+
+
+def limits(*, queue_tasks: int = 100, owner_tasks: int = 100, retention_s: float = 3600) -> Limits:
+    """The usual limits but one."""
+    return Limits(queue_tasks=queue_tasks, owner_tasks=owner_tasks, deadline_s=600, retention_s=retention_s)
+
+
+async def state(desk: Desk, task_id: TaskId) -> State:
+    """The task's state as a client sees it."""
+    return (await desk.views.task(task_id, LOCAL_OWNER)).state
+
+
+async def drain(desk: Desk) -> list[TaskId]:
+    """Claim and complete everything; the order in which it came."""
+    order: list[TaskId] = []
+    while (claim := await desk.claim()) is not None:
+        order.append(claim.lease.task_id)
+        assert await desk.complete(claim.lease, claim.stored) is None
+    return order
+
+
+# ---- submit
+
+
+async def test_a_submitted_task_waits_with_all_that_was_asked(desk: Desk) -> None:
+    """What comes back is what went in; ids are random."""
+    task_id = await desk.submit("Why?\n👀", priority=7)
+    task = await desk.views.task(task_id, LOCAL_OWNER)
+
+    assert task.spec == spec("Why?\n👀", priority=7)
+    assert (task.state, task.position, task.attempt, task.model) == (State.QUEUED, 0, 0, None)
+    assert task.expires_at == pytest.approx(task.created_at + 600 + 3600)
+    assert await desk.submit("Why?\n👀") != task_id
+
+
+async def test_the_same_idempotency_key_is_the_same_task(desk: Desk) -> None:
+    """Also at the same moment, also when the task has ended."""
+    ids = await asyncio.gather(*(desk.submit(key="key") for _ in range(8)))
+    assert len(set(ids)) == 1
+    assert await desk.views.waiting_tasks() == 1
+
+    await drain(desk)
+
+    assert await desk.submit(key="key") == ids[0]
+    assert await desk.claim() is None
+
+
+async def test_a_key_is_the_owners_own(desk: Desk) -> None:
+    """Nobody learns of another's task by guessing a key."""
+    assert await desk.submit(key="key") != await desk.submit(key="key", owner=OTHER)
+
+
+async def test_a_key_for_another_request_is_refused(desk: Desk) -> None:
+    """Nothing is accepted, and the first request stays."""
+    first = await desk.submit("Why?\nWhy not? %d", key="key")
+    before = await dump(desk.store)
+
+    with pytest.raises(IdempotencyMismatch):
+        await desk.submit("How?", key="key")
+
+    assert await dump(desk.store) == before
+    assert await desk.submit("Why?\nWhy not? %d", key="key") == first
+
+
+async def test_a_full_queue_takes_nothing(desk: Desk) -> None:
+    """Until somebody claims; a known key is answered also then."""
+    full = limits(queue_tasks=2)
+    first = await desk.submit(limits=full, key="key")
+    await desk.submit(limits=full)
+    before = await dump(desk.store)
+
+    with pytest.raises(QueueFull):
+        await desk.submit(limits=full)
+
+    assert await dump(desk.store) == before
+    assert await desk.submit(limits=full, key="key") == first
+    await desk.claimed()
+    await desk.submit(limits=full)
+
+
+async def test_an_owner_has_so_many_unfinished_tasks(desk: Desk) -> None:
+    """Waiting and running together; others are not touched; every end gives the place back."""
+    few = limits(owner_tasks=2)
+
+    async def full() -> bool:
+        try:
+            task_id = await desk.submit(limits=few)
+        except TooManyTasks:
+            return True
+        await desk.queue.erase(task_id, LOCAL_OWNER)
+        return False
+
+    one = await desk.submit(limits=few)
+    two = await desk.submit(limits=few)
+    assert await full()
+    await desk.submit(limits=few, owner=OTHER)
+    lease = (await desk.claimed()).lease
+    assert lease.task_id == one
+    assert await full()
+
+    await desk.complete(lease, 0)
+    assert not await full()
+    assert await desk.queue.request_cancel(two, LOCAL_OWNER) is State.CANCELLED
+    for _ in range(2):
+        await desk.submit(limits=few)
+    assert await full()
+
+
+# ---- order
+
+
+async def test_one_owners_tasks_come_in_the_order_they_were_submitted(desk: Desk) -> None:
+    """First in, first out."""
+    ids = [await desk.submit() for _ in range(20)]
+
+    assert await drain(desk) == ids
+
+
+async def test_a_higher_priority_runs_sooner(desk: Desk) -> None:
+    """Bands are strict; within a band it is first come, first served."""
+    ids = {priority: [await desk.submit(priority=priority) for _ in range(2)] for priority in (0, 9, 5, 6)}
+
+    assert await drain(desk) == ids[9] + ids[6] + ids[5] + ids[0]
+
+
+async def test_one_who_asks_much_does_not_keep_others_waiting(desk: Desk) -> None:
+    """A thousand tasks of one owner: another owner's single task is next but one at most."""
+    await asyncio.gather(*(desk.submit(limits=limits(queue_tasks=2000, owner_tasks=2000)) for _ in range(200)))
+    assert [await desk.claimed() for _ in range(20)]
+    single = await desk.submit(owner=OTHER, limits=limits(queue_tasks=2000))
+
+    position = (await desk.views.task(single, OTHER)).position
+    following = [(await desk.claimed()).lease.task_id for _ in range(2)]
+
+    assert single in following
+    assert position == following.index(single)
+
+
+async def test_equal_owners_get_equal_shares(desk: Desk) -> None:
+    """Whoever came first with how many: at every moment each was served as often as the others, give or take one."""
+    owners = [Owner(name) for name in "abcd"]
+    of: dict[TaskId, Owner] = {}
+    for owner in owners:
+        for _ in range(8):
+            of[await desk.submit(owner=owner)] = owner
+    served: Counter[Owner] = Counter()
+
+    while (claim := await desk.claim()) is not None:
+        served[of[claim.lease.task_id]] += 1
+        assert max(served.values()) - min(served[owner] for owner in owners) <= 1
+
+    assert set(served.values()) == {8}
+
+
+async def test_the_position_is_how_many_are_claimed_before(desk: Desk) -> None:
+    """With owners and priorities mixed, for every task, and again after each claim."""
+    ids = [
+        await desk.submit(owner=Owner(f"owner {number % 3}"), priority=5 + number % 2 * (number % 5 == 0))
+        for number in range(15)
+    ]
+    owner = {task_id: Owner(f"owner {number % 3}") for number, task_id in enumerate(ids)}
+    for _ in ids:
+        positions = {
+            task.position: task_id
+            for task_id in ids
+            if (task := await desk.views.task(task_id, owner[task_id])).position is not None
+        }
+        assert sorted(positions) == list(range(len(positions)))
+        assert (await desk.claimed()).lease.task_id == positions[0]
+
+
+async def test_idle_owners_are_forgotten(desk: Desk) -> None:
+    """A queue that has served a thousand owners once keeps nothing of them when it is empty."""
+    for number in range(50):
+        await desk.submit(owner=Owner(f"owner {number}"))
+    await drain(desk)
+
+    assert await desk.store.command("EXISTS", *(getattr(desk.store.shards[0], name) for name in ("open", "fair"))) == 0
+
+
+# ---- claim
+
+
+async def test_there_is_nothing_to_claim_at_first(desk: Desk) -> None:
+    """No task, no claim, no key."""
+    assert await desk.claim() is None
+    assert await dump(desk.store) == {}
+
+
+async def test_a_claim_says_all_that_an_attempt_needs(desk: Desk) -> None:
+    """What was asked, how often it was tried, what is stored, and how much time is left."""
+    task_id = await desk.submit("Why?", priority=3)
+    claim = await desk.claimed("worker:nonce")
+
+    assert (claim.lease.task_id, claim.lease.nonce) == (task_id, "worker:nonce")
+    assert claim.spec == spec("Why?", priority=3)
+    assert (claim.attempt, claim.stored) == (1, 0)
+    assert 599 < claim.remaining_s <= 600
+    assert await state(desk, task_id) is State.RUNNING
+
+
+async def test_two_workers_never_get_the_same_task(desk: Desk, open_store: OpenStore, redis_url: str) -> None:
+    """Eight workers on connections of their own, all at once: each task goes to one, and none is left."""
+    ids = {await desk.submit() for _ in range(60)}
+    workers = [Desk(open_store(redis_url)) for _ in range(8)]
+    claimed: list[TaskId] = []
+
+    async def work(number: int) -> None:
+        while (claim := await workers[number].claim(f"worker{number}:{secrets.token_hex(4)}")) is not None:
+            claimed.append(claim.lease.task_id)
+
+    await asyncio.gather(*(work(number) for number in range(8)))
+
+    assert len(claimed) == 60
+    assert set(claimed) == ids
+
+
+async def test_the_dead_do_not_hide_the_living(desk: Desk) -> None:
+    """However many tasks at the head of the queue have to be ended first, one claim finds the next that can run."""
+    dead = [await desk.submit() for _ in range(30)]
+    living = await desk.submit()
+    for task_id in dead:
+        await desk.overdue(task_id)
+
+    assert (await desk.claimed()).lease.task_id == living
+
+    assert {await state(desk, task_id) for task_id in dead} == {State.EXPIRED}
+
+
+async def test_the_same_nonce_gets_the_same_lease(desk: Desk) -> None:
+    """The reply of a claim was lost: asking again gives no second task and no new epoch."""
+    task_id = await desk.submit()
+    first = await desk.claimed("worker:nonce")
+    await desk.say(first.lease, "one")
+    before = await dump(desk.store)
+    shard = desk.shard(task_id)
+
+    from sibyl.store.scripts import Script
+
+    reply = await desk.store.run(Script.CLAIM, shard.whole(task_id), task_id, "worker:nonce", 60_000, 3, 0, "oracle")
+
+    assert reply[:4] == ["ok", str(first.lease.epoch), "1", "1"]
+    assert await dump(desk.store) == before
+
+
+async def test_each_claim_raises_the_epoch(desk: Desk) -> None:
+    """Above the last one, above the clock, and above whatever the worker ever saw."""
+    task_id = await desk.submit()
+    seconds, _ = await desk.store.command("TIME")
+    epochs = [(await desk.claimed()).lease.epoch]
+    assert epochs[0] >= int(seconds) * 1000
+    for floor in (0, 0, 10**14, 0):
+        await desk.lapse(task_id)
+        claim = await desk.claim(floor=floor, max_attempts=99)
+        assert claim is not None
+        assert claim.lease.epoch > floor
+        epochs.append(claim.lease.epoch)
+
+    assert epochs == sorted(set(epochs))
+    assert (await desk.views.task(task_id, LOCAL_OWNER)).attempt == 5
+
+
+async def test_a_takeover_goes_on_after_what_is_stored(desk: Desk) -> None:
+    """The abandoned task comes before those that wait; its text stays."""
+    task_id, _ = await desk.begin("one ", "two ")
+    await desk.submit(priority=9)
+    await desk.lapse(task_id)
+
+    claim = await desk.claimed()
+    assert (claim.lease.task_id, claim.attempt, claim.stored) == (task_id, 2, 2)
+    await desk.say(claim.lease, "three", first=3)
+    await desk.complete(claim.lease, 3)
+
+    assert await desk.text(task_id) == "one two three"
+
+
+async def test_a_takeover_forgets_how_far_the_prompt_was_read(desk: Desk) -> None:
+    """The next worker reads it anew; until it says something there is no progress to show."""
+    task_id, lease = await desk.begin()
+    await desk.log.append(lease, 1, [], lease_s=60, progress="500 512")
+    await desk.lapse(task_id)
+    await desk.claimed()
+
+    assert await desk.store.command("HGET", desk.shard(task_id).task(task_id), "progress") is None
+
+
+async def test_a_lease_runs_out_by_itself(desk: Desk) -> None:
+    """By Redis' clock, after the time that the claim asked for."""
+    task_id = await desk.submit()
+    assert await desk.claim(lease_s=0.05) is not None
+    assert await desk.claim() is None
+
+    async with asyncio.timeout(2):
+        while (claim := await desk.claim()) is None:
+            await asyncio.sleep(0.01)
+
+    assert claim.lease.task_id == task_id
+
+
+async def test_a_task_that_loses_every_worker_fails(desk: Desk) -> None:
+    """A poisoned question does not go round for ever; it is on a list for whoever looks for the reason."""
+    task_id = await desk.submit()
+    for _ in range(3):
+        assert await desk.claim() is not None
+        await desk.lapse(task_id)
+
+    assert await desk.claim() is None
+
+    task = await desk.views.task(task_id, LOCAL_OWNER)
+    assert task.state is State.FAILED
+    assert task.error == TaskError(code="worker_lost", message="Every worker that tried this task was lost, 3 in all.")
+    assert await desk.store.command("ZRANGE", desk.shard(task_id).dead, 0, -1) == [task_id]
+
+
+async def test_the_list_of_the_dead_is_bounded(desk: Desk) -> None:
+    """It keeps the newest thousand."""
+    task_id = await desk.submit()
+    shard = desk.shard(task_id)
+    await desk.store.command("ZADD", shard.dead, *(word for old in range(1500) for word in (old, f"old {old}")))
+    await desk.store.command("HSET", shard.task(task_id), "tries", 3)
+
+    await desk.claim()
+
+    assert await desk.store.command("ZCARD", shard.dead) == 1000
+    assert await desk.store.command("ZREVRANGE", shard.dead, 0, 0) == [task_id]
+
+
+async def test_a_stale_entry_of_the_queue_is_dropped(desk: Desk) -> None:
+    """Half a script survived a crash: the task is over and still in line. It keeps nobody from the tasks behind it."""
+    over = await desk.submit()
+    await desk.queue.request_cancel(over, LOCAL_OWNER)
+    shard = desk.shard(over)
+    await desk.store.command("ZADD", shard.waiting, -1, over)
+    await desk.store.command("ZADD", shard.waiting, -1, "0." + "0" * 32)
+    living = await desk.submit()
+
+    assert (await desk.claimed()).lease.task_id == living
+    assert await desk.store.command("ZCARD", shard.waiting) == 0
+
+
+async def test_no_shard_is_preferred(redis_url: str, open_store: OpenStore) -> None:
+    """With a backlog on each of three, the first claims do not all come from the first."""
+    desk = Desk(open_store(redis_url, shards=3))
+    for _ in range(90):
+        await desk.submit()
+    claimed = Counter([(await desk.claimed()).lease.task_id[0] for _ in range(30)])
+
+    assert set(claimed) == {"0", "1", "2"}
+
+
+# ---- settle
+
+ENDS: list[tuple[Terminal, State]] = [
+    (Cancelled(), State.CANCELLED),
+    (Expired(), State.EXPIRED),
+    (Failed(code="engine_error", message="No.\nReally."), State.FAILED),
+]
+
+
+@pytest.mark.parametrize(("end", "state_"), ENDS, ids=lambda value: str(value).split("(")[0])
+async def test_every_end_is_settled_once(desk: Desk, end: Terminal, state_: State) -> None:
+    """State, log and retention agree; repeating it changes nothing; another end is refused."""
+    task_id, lease = await desk.begin("one ")
+    assert await desk.queue.settle(lease, 1, end) is None
+    before = await dump(desk.store)
+
+    assert await desk.queue.settle(lease, 1, end) is None
+    with pytest.raises(LeaseLost):
+        await desk.complete(lease, 1)
+
+    assert await dump(desk.store) == before
+    task = await desk.views.task(task_id, LOCAL_OWNER)
+    assert (task.state, task.text) == (state_, "one ")
+    assert task.finished_at is not None
+    assert await desk.claim() is None
+    assert await desk.views.running_tasks() == 0
+
+
+async def test_settling_more_than_redis_holds_is_a_gap(desk: Desk) -> None:
+    """Redis lost its tail between the last append and the end: append again first."""
+    task_id, lease = await desk.begin("one ")
+    before = await dump(desk.store)
+
+    assert await desk.complete(lease, 2) == 1
+    assert await dump(desk.store) == before
+    await desk.say(lease, "two", first=2)
+    assert await desk.complete(lease, 2) is None
+
+    assert await desk.text(task_id) == "one two"
+
+
+# ---- release
+
+
+async def test_a_released_task_is_claimed_again_at_once(desk: Desk) -> None:
+    """It counts as a failed attempt, unless it was given back unharmed; and it comes first."""
+    task_id, lease = await desk.begin("one ")
+    tries = lambda: desk.store.command("HGET", desk.shard(task_id).task(task_id), "tries")  # noqa: E731
+
+    assert await desk.queue.release(lease)
+    assert await tries() == "1"
+    second = await desk.claimed()
+    assert await desk.queue.release(second.lease, unharmed=True)
+    assert await tries() == "1"
+
+    third = await desk.claimed()
+    assert (third.lease.task_id, third.attempt, third.stored) == (task_id, 3, 1)
+    assert not await desk.queue.release(lease)
+
+
+async def test_a_released_task_waits_as_long_as_was_said(desk: Desk) -> None:
+    """Others go first meanwhile."""
+    task_id, lease = await desk.begin()
+    await desk.queue.release(lease, delay_s=0.1)
+    assert await desk.claim() is None
+
+    async with asyncio.timeout(2):
+        while (claim := await desk.claim()) is None:
+            await asyncio.sleep(0.01)
+
+    assert claim.lease.task_id == task_id
+
+
+async def test_a_dead_workers_tasks_are_all_released(desk: Desk) -> None:
+    """Those of this worker and of no other whose name begins alike."""
+    for _ in range(5):
+        await desk.submit()
+    mine = [(await desk.claimed(f"worker-1:{number}")).lease for number in range(3)]
+    other = (await desk.claimed("worker-12:0")).lease
+
+    assert await desk.queue.release_all_of("worker-1") == 3
+    assert await desk.queue.release_all_of("worker-1") == 0
+
+    again = {(await desk.claimed()).lease.task_id for _ in range(3)}
+    assert again == {lease.task_id for lease in mine}
+    await desk.say(other, "still mine")
+    with pytest.raises(LeaseLost):
+        await desk.say(mine[0], "not mine")
+
+
+# ---- cancel, erase, reap
+
+Enter = Callable[[Desk], Awaitable[TaskId]]
+
+
+async def queued(desk: Desk) -> TaskId:
+    """It waits."""
+    return await desk.submit()
+
+
+async def running(desk: Desk) -> TaskId:
+    """It runs."""
+    return (await desk.begin("one "))[0]
+
+
+async def abandoned(desk: Desk) -> TaskId:
+    """Its lease ran out."""
+    task_id, _ = await desk.begin("one ")
+    await desk.lapse(task_id)
+    return task_id
+
+
+async def released(desk: Desk) -> TaskId:
+    """It was given back."""
+    task_id, lease = await desk.begin("one ")
+    await desk.queue.release(lease, delay_s=60)
+    return task_id
+
+
+async def completed(desk: Desk) -> TaskId:
+    """It is over."""
+    task_id, lease = await desk.begin("one ")
+    await desk.complete(lease, 1)
+    return task_id
+
+
+STATES: list[tuple[Enter, State]] = [
+    (queued, State.CANCELLED),
+    (running, State.RUNNING),
+    (abandoned, State.CANCELLED),
+    (released, State.CANCELLED),
+    (completed, State.COMPLETED),
+]
+
+
+@pytest.mark.parametrize(("enter", "after"), STATES, ids=lambda value: getattr(value, "__name__", ""))
+async def test_cancel_ends_what_nobody_holds(desk: Desk, enter: Enter, after: State) -> None:
+    """At once; who holds the task hears of it; an end stays as it is; twice is once."""
+    task_id = await enter(desk)
+
+    assert await desk.queue.request_cancel(task_id, LOCAL_OWNER) is after
+    before = await dump(desk.store)
+    assert await desk.queue.request_cancel(task_id, LOCAL_OWNER) is after
+
+    assert await dump(desk.store) == before
+    task = await desk.views.task(task_id, LOCAL_OWNER)
+    assert task.state is after
+    assert task.text == ("" if enter is queued else "one ")
+    assert await desk.claim() is None
+    rings = [ring for _, ring in await desk.store.command("XRANGE", desk.shard(task_id).bell, "-", "+")]
+    assert ({"cancel": task_id} in rings) == (after is State.RUNNING)
+
+
+async def test_a_cancelled_task_is_not_taken_over(desk: Desk) -> None:
+    """Its worker died before it could stop: the next claim ends it instead of going on."""
+    task_id, _ = await desk.begin("one ")
+    await desk.queue.request_cancel(task_id, LOCAL_OWNER)
+    await desk.lapse(task_id)
+
+    assert await desk.claim() is None
+
+    assert await state(desk, task_id) is State.CANCELLED
+    assert await desk.text(task_id) == "one "
+
+
+@pytest.mark.parametrize("enter", [enter for enter, _ in STATES], ids=lambda enter: enter.__name__)
+async def test_erasing_leaves_no_word(desk: Desk, enter: Enter) -> None:
+    """Prompt, answer and log are gone from every key; that there was a task is known for a while."""
+    task_id = await enter(desk)
+    await desk.queue.erase(task_id, LOCAL_OWNER)
+
+    left = await dump(desk.store)
+    assert not [key for key, value in left.items() if "Why?" in value or "one " in value]
+    assert not [key for key in left if "task:" in key or "log:" in key]
+    assert not [value for key, value in left.items() if "<task>" in value and not key.endswith(":bell")]
+    for look in (desk.queue.request_cancel, desk.queue.erase, desk.views.task):
+        with pytest.raises(TaskForgotten):
+            await look(task_id, LOCAL_OWNER)
+    assert await desk.claim() is None
+    assert await desk.views.tasks(LOCAL_OWNER, limit=5) == ([], None)
+    few = limits(owner_tasks=1)
+    assert await desk.submit(limits=few)
+
+
+@pytest.mark.parametrize("enter", [queued, abandoned, released], ids=lambda enter: enter.__name__)
+async def test_reaping_ends_what_is_past_its_deadline(desk: Desk, enter: Enter) -> None:
+    """Also when no worker is there to do it, and once."""
+    task_id = await enter(desk)
+    assert await desk.queue.reap() == 0
+    await desk.overdue(task_id)
+
+    assert await desk.queue.reap() == 1
+    assert await desk.queue.reap() == 0
+
+    assert await state(desk, task_id) is State.EXPIRED
+
+
+async def test_reaping_leaves_alone_what_a_worker_holds(desk: Desk) -> None:
+    """The holder ends it itself; nobody takes a lease away that is alive."""
+    task_id, lease = await desk.begin("one ")
+    await desk.overdue(task_id)
+    assert await desk.queue.reap() == 0
+
+    assert await desk.queue.settle(lease, 1, Expired()) is None
+
+    assert await state(desk, task_id) is State.EXPIRED
+
+
+async def test_reaping_ends_a_cancelled_task_whose_worker_died(desk: Desk) -> None:
+    """The client asked, the worker never heard."""
+    task_id, _ = await desk.begin()
+    await desk.queue.request_cancel(task_id, LOCAL_OWNER)
+    await desk.lapse(task_id)
+
+    assert await desk.queue.reap() == 1
+
+    assert await state(desk, task_id) is State.CANCELLED
+
+
+async def test_a_claim_past_the_deadline_ends_the_task(desk: Desk) -> None:
+    """Nobody generates an answer that nobody waits for."""
+    task_id = await desk.submit()
+    await desk.overdue(task_id)
+
+    assert await desk.claim() is None
+
+    assert await state(desk, task_id) is State.EXPIRED
+
+
+# ---- retention
+
+
+async def test_what_has_ended_is_kept_for_a_time_and_then_forgotten(desk: Desk) -> None:
+    """First there, then "forgotten", then as unknown as if it had never been."""
+    task_id = await desk.submit(limits=limits(retention_s=0.1))
+    shard = desk.shard(task_id)
+    lease = (await desk.claimed()).lease
+    assert await desk.store.command("PTTL", shard.task(task_id)) == -1
+    await desk.complete(lease, 0)
+    assert await state(desk, task_id) is State.COMPLETED
+
+    async with asyncio.timeout(2):
+        while await desk.store.command("EXISTS", shard.task(task_id)):
+            await asyncio.sleep(0.01)
+    assert await desk.log.read(task_id, START) == []
+    with pytest.raises(TaskForgotten):
+        await desk.views.task(task_id, LOCAL_OWNER)
+    assert await desk.views.tasks(LOCAL_OWNER, limit=5) == ([], None)
+
+    async with asyncio.timeout(2):
+        while await desk.store.command("EXISTS", shard.gone(task_id)):
+            await asyncio.sleep(0.01)
+    with pytest.raises(UnknownTask):
+        await desk.views.task(task_id, LOCAL_OWNER)
+
+
+async def test_hash_and_log_go_together(desk: Desk) -> None:
+    """At the end both get the retention, and the tombstone twice as long."""
+    task_id, lease = await desk.begin("one ")
+    await desk.complete(lease, 1)
+    shard = desk.shard(task_id)
+    ttl = {name: await desk.store.command("PTTL", getattr(shard, name)(task_id)) for name in ("task", "log", "gone")}
+
+    assert 3_590_000 < ttl["task"] <= 3_600_000
+    assert 3_590_000 < ttl["log"] <= 3_600_000
+    assert 7_190_000 < ttl["gone"] <= 7_200_000
+
+
+async def test_nothing_that_ended_is_kept_for_ever(desk: Desk) -> None:
+    """After an end of every kind each key expires or is one of the few that all tasks share."""
+    for enter, _ in STATES:
+        task_id = await enter(desk)
+        await desk.queue.request_cancel(task_id, LOCAL_OWNER)
+        await desk.lapse(task_id)
+        await desk.queue.reap()
+    shared = {"sibyl:{q0}:bell", "sibyl:{q0}:clock"}
+
+    assert {key for key, value in (await dump(desk.store)).items() if not value.endswith(" expires")} == shared
+
+
+async def test_the_list_of_ones_tasks_forgets_with_them(desk: Desk) -> None:
+    """An owner who never looks does not make it grow for ever."""
+    mine = desk.store.shards[0].mine(LOCAL_OWNER)
+    await desk.store.command("ZADD", mine, 1, "0." + "0" * 32)
+
+    task_id = await desk.submit()
+
+    assert await desk.store.command("ZRANGE", mine, 0, -1) == [task_id]
+    assert 0 < await desk.store.command("PTTL", mine) <= 2 * 1000 * (600 + 3600)
+
+
+# ---- strangers
+
+
+@pytest.mark.parametrize(
+    "task_id", ["", "*", "0.*", "1." + "0" * 32, "0." + "0" * 31 + "}", "x\r\nFLUSHALL\r\n", "0." + "٠" * 32]
+)
+async def test_what_is_no_id_touches_no_key(desk: Desk, task_id: str) -> None:
+    """A stranger's text is an unknown task, for every call, and Redis never hears of it."""
+    for look in (desk.queue.request_cancel, desk.queue.erase, desk.views.task):
+        with pytest.raises(UnknownTask):
+            await look(TaskId(task_id), LOCAL_OWNER)
+
+    assert await dump(desk.store) == {}
+
+
+async def test_anothers_task_is_an_unknown_one(desk: Desk) -> None:
+    """For every call, and nothing happens to it."""
+    task_id, _ = await desk.begin("one ")
+    before = await dump(desk.store)
+
+    for look in (desk.queue.request_cancel, desk.queue.erase, desk.views.task):
+        with pytest.raises(UnknownTask):
+            await look(task_id, OTHER)
+
+    assert await dump(desk.store) == before
+
+
+async def test_errors_of_the_queue_are_ours(desk: Desk) -> None:
+    """A caller needs to know one tree."""
+    with pytest.raises(SibylError):
+        await desk.submit(limits=Limits(queue_tasks=0, owner_tasks=1, deadline_s=1, retention_s=1))
+    assert LIMITS.queue_tasks > 0
