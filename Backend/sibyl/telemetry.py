@@ -6,6 +6,7 @@ Nothing that a user wrote or a model answered is ever logged: ids, numbers and n
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -48,6 +49,11 @@ class _Json(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
+
+
+def stack_of(error: BaseException) -> str:
+    """Return where an error came from, without its words, which may quote what a user wrote."""
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
 
 
 def start_logging(process: str, *, level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:

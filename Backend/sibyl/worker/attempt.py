@@ -14,6 +14,7 @@ from sibyl.core.fold import Fold
 from sibyl.engines.base import Engine, GenerationRequest, GenerationResult, OnTokens
 from sibyl.store.log import EventLog
 from sibyl.store.queue import Claim, TaskQueue
+from sibyl.telemetry import stack_of
 from sibyl.worker.answer import Answer
 
 logger = logging.getLogger(__name__)
@@ -121,17 +122,11 @@ class Attempt:
             case DeadlinePassed():
                 end = Expired(kept=answer.stored)
             case error if policy.deserves_another_attempt(error):
-                logger.warning("Attempt failed: %s", error, extra=self._about("attempt_failed"))
+                self._log_failure(error)
                 await self._queue.release(self.claim.lease, delay_s=policy.backoff_s(self.claim.attempt, first_s=0.5))
                 return "released"
             case error:
-                known = isinstance(error, SibylError)
-                logger.warning(
-                    "Attempt failed: %s",
-                    error if known else type(error).__name__,
-                    extra=self._about("attempt_failed"),
-                    exc_info=None if known else error,
-                )
+                self._log_failure(error)
                 end = policy.failure(error, kept=answer.stored)
         await answer.settle(end)
         return type(end).__name__.lower()
@@ -149,6 +144,14 @@ class Attempt:
             except (LeaseLost, TaskCancelled) as reason:
                 self.abort.request(reason)
                 return
+
+    def _log_failure(self, error: Exception) -> None:
+        # Never the error's own words: an engine or a server may quote the prompt in them.
+        known = isinstance(error, SibylError)
+        what = error.code if isinstance(error, SibylError) else f"{type(error).__name__}\n{stack_of(error)}"
+        logger.log(
+            logging.WARNING if known else logging.ERROR, "Attempt failed: %s", what, extra=self._about("attempt_failed")
+        )
 
     def _about(self, action: str) -> dict[str, object]:
         return {"action": action, "task_id": self.claim.lease.task_id, "attempt": self.claim.attempt}

@@ -12,7 +12,7 @@ local task = redis.call('HMGET', keys.task, 'state', 'epoch', 'offset', 'tries',
   'attempt', 'deadline_ms', 'spec')
 local state, now = task[1], now_ms()
 
-if not state then
+if not state or next(MAY[state]) == nil then
   redis.call('ZREM', keys.waiting, id)
   redis.call('ZREM', keys.running, id)
   redis.call('ZREM', keys.deadlines, id)
@@ -32,6 +32,7 @@ if tonumber(task[10]) <= now then
 end
 if tonumber(task[4]) >= most_tries then
   redis.call('ZADD', keys.dead, int(now), id)
+  redis.call('ZREMRANGEBYRANK', keys.dead, 0, -DEAD_LENGTH - 1)
   return { 'ended', finish_unheld(keys, id, 'failed', floor, { FIELD.CODE, 'worker_lost', FIELD.MESSAGE,
     'Every worker that tried this task was lost, ' .. task[4] .. ' in all.' }) }
 end
@@ -43,6 +44,7 @@ redis.call('XADD', keys.log, int(epoch) .. '-' .. task[3], FIELD.KIND, 'started'
 redis.call('HSET', keys.task, 'state', 'running', 'epoch', int(epoch), 'nonce', nonce, 'attempt', attempt,
   'tries', int(tonumber(task[4]) + 1), 'model', model, 'lease_ms', int(now + tonumber(lease_ms)))
 redis.call('HSETNX', keys.task, 'started_ms', int(now))
+redis.call('HDEL', keys.task, 'progress')
 redis.call('ZREM', keys.waiting, id)
 redis.call('ZADD', keys.running, int(now + tonumber(lease_ms)), id)
 local start = tonumber(task[6]) % 1e9

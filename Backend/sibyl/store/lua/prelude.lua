@@ -1,7 +1,7 @@
 -- Runs before every script. Renders in from Python: FIELD (wire/record.py) and MAY (core/state.py); see store/scripts.py.
 -- All times are Redis' own, in ms; leases and epochs never depend on a client's clock.
 
-local BELL_LENGTH = 1000
+local BELL_LENGTH, DEAD_LENGTH = 1000, 1000
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -35,10 +35,14 @@ local function next_epoch(epoch, floor)
   return math.max(tonumber(epoch) + 1, now_ms(), tonumber(floor) + 1)
 end
 
--- One unfinished task of the owner less; forgets owners that have none.
+-- One unfinished task of the owner less; forgets owners that have none, and all of them when nobody has any.
 local function close_one(keys, owner)
   if redis.call('HINCRBY', keys.open, owner, -1) <= 0 then
     redis.call('HDEL', keys.open, owner)
+    if redis.call('EXISTS', keys.open) == 0 then
+      redis.call('DEL', keys.fair)
+      return
+    end
     local finish = tonumber(redis.call('HGET', keys.fair, owner) or '0')
     if finish <= tonumber(redis.call('GET', keys.clock) or '0') then
       redis.call('HDEL', keys.fair, owner)

@@ -43,6 +43,8 @@ redis.call('XADD', keys.log, '0-1', FIELD.KIND, 'queued')
 redis.call('ZADD', keys.waiting, score, id)
 redis.call('ZADD', keys.deadlines, int(now + deadline_ms), id)
 redis.call('ZADD', mine, int(now), id)
+redis.call('ZREMRANGEBYSCORE', mine, '-inf', int(now - 2 * (deadline_ms + retention_ms)))
+redis.call('PEXPIRE', mine, int(2 * (deadline_ms + retention_ms)))
 if request ~= '' then
   redis.call('SET', idem, id .. ' ' .. request, 'PX', int(deadline_ms + retention_ms))
 end

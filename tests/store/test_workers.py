@@ -1,0 +1,74 @@
+"""Who is there to answer."""
+
+from dataclasses import replace
+
+import pytest
+
+from sibyl.core.task import WorkerInfo
+from sibyl.store.connection import Store
+from sibyl.store.workers import WorkerRegistry
+
+WORKER = WorkerInfo(name="a\nb 'ü", model="m 1", slots=2, context_tokens=None, max_piece_bytes=16, seen_at=0)
+
+
+@pytest.fixture
+def registry(store: Store) -> WorkerRegistry:
+    """Nobody is there yet."""
+    return WorkerRegistry(store)
+
+
+async def age(store: Store, name: str, seconds: int) -> None:
+    """Let the worker have announced itself so long ago."""
+    key = store.shards[0].workers
+    seen_ms, announcement = (await store.command("HGET", key, name)).split(" ", 1)
+    await store.command("HSET", key, name, f"{int(seen_ms) - 1000 * seconds} {announcement}")
+
+
+async def test_whoever_announces_itself_is_alive(registry: WorkerRegistry, store: Store) -> None:
+    """With all that it said, and the time by Redis' clock."""
+    other = replace(WORKER, name="c", context_tokens=4096, max_piece_bytes=None)
+    await registry.announce(WORKER)
+    await registry.announce(other)
+    seconds, _ = await store.command("TIME")
+
+    alive = {worker.name: worker for worker in await registry.alive()}
+
+    assert {name: replace(worker, seen_at=0) for name, worker in alive.items()} == {WORKER.name: WORKER, "c": other}
+    assert all(abs(worker.seen_at - int(seconds)) <= 2 for worker in alive.values())
+
+
+async def test_nobody_is_alive_at_first(registry: WorkerRegistry) -> None:
+    """And looking announces nobody."""
+    assert await registry.alive() == []
+    assert await registry.alive() == []
+
+
+async def test_who_has_been_silent_is_not_alive(registry: WorkerRegistry, store: Store) -> None:
+    """Five seconds of silence; announcing again is being alive again."""
+    await registry.announce(WORKER)
+    await age(store, WORKER.name, 4)
+    assert len(await registry.alive()) == 1
+    await age(store, WORKER.name, 2)
+    assert await registry.alive() == []
+    assert await store.command("HLEN", store.shards[0].workers) == 0
+
+    await registry.announce(WORKER)
+
+    assert len(await registry.alive()) == 1
+
+
+async def test_announcing_again_is_one_worker(registry: WorkerRegistry) -> None:
+    """The newest word counts."""
+    await registry.announce(WORKER)
+    await registry.announce(replace(WORKER, model="another"))
+
+    assert [worker.model for worker in await registry.alive()] == ["another"]
+
+
+async def test_who_retires_is_gone_at_once(registry: WorkerRegistry) -> None:
+    """Twice is once."""
+    await registry.announce(WORKER)
+    await registry.retire(WORKER.name)
+    await registry.retire(WORKER.name)
+
+    assert await registry.alive() == []

@@ -1,0 +1,341 @@
+"""The worker: claims, slots, cancels, takeovers and drains, on a real Redis with the scripted engine."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from tests.serving import WatchedEngine, working
+from tests.worker.desk import Desk, uninterrupted
+
+from sibyl.core.state import State
+from sibyl.store.connection import Store
+from sibyl.store.workers import WorkerRegistry
+
+
+async def test_a_question_is_answered(desk: Desk) -> None:
+    """Claimed, generated, stored, settled."""
+    async with working(desk.redis_url):
+        task_id = await desk.ask("Will it rain? [tokens=40]")
+        task = await desk.end(task_id)
+
+    assert (task.state, task.attempt, task.model, task.finish_reason) == (State.COMPLETED, 1, "scripted", "stop")
+    assert task.text == await uninterrupted("Will it rain? [tokens=40]")
+    assert task.usage is not None and task.usage.completion_tokens == 40
+
+
+async def test_work_is_begun_at_once(desk: Desk) -> None:
+    """The doorbell wakes an idle worker; it need not look for itself."""
+    async with working(desk.redis_url):
+        await desk.end(await desk.ask("[tokens=1]"))
+        times = []
+        for number in range(5):
+            began = time.monotonic()
+            await desk.end(await desk.ask(f"[tokens=1] {number}"))
+            times.append(time.monotonic() - began)
+
+    assert min(times) < 0.1
+
+
+async def test_a_worker_runs_as_many_as_it_has_slots(desk: Desk) -> None:
+    """Never more; and a free slot is filled at once."""
+    engine = WatchedEngine()
+    tasks = [await desk.ask(f"[pace=100] [tokens=10] {number}") for number in range(9)]
+
+    async with working(desk.redis_url, engine, slots=3):
+        began = time.monotonic()
+        ended = [await desk.end(task_id) for task_id in tasks]
+        took_s = time.monotonic() - began
+
+    assert engine.most_running == 3
+    assert {task.state for task in ended} == {State.COMPLETED}
+    assert took_s < 1.5, "three rounds of 0.1 s"
+
+
+async def test_two_workers_share_the_work(desk: Desk) -> None:
+    """Each task is run once, by one of them."""
+    engines = [WatchedEngine(model="one"), WatchedEngine(model="two")]
+    tasks = [await desk.ask(f"[pace=100] [tokens=5] {number}") for number in range(12)]
+
+    async with (
+        working(desk.redis_url, engines[0], name="one", slots=1),
+        working(desk.redis_url, engines[1], name="two", slots=1),
+    ):
+        ended = [await desk.end(task_id) for task_id in tasks]
+
+    assert {task.model for task in ended} == {"one", "two"}
+    assert [task.attempt for task in ended] == [1] * 12
+    assert len(engines[0].requests) + len(engines[1].requests) == 12
+    assert [task.text for task in ended] == [
+        await uninterrupted(f"[pace=0] [tokens=5] {number}".replace("[pace=0]", "[pace=100]")) for number in range(12)
+    ]
+
+
+async def test_the_more_urgent_comes_first(desk: Desk) -> None:
+    """Larger priorities run sooner, equals in their order."""
+    engine = WatchedEngine()
+    for question, priority in [("a", 5), ("b", 0), ("c", 9), ("d", 5)]:
+        last = await desk.ask(f"[tokens=1] {question}", priority=priority)
+        if question == "b":
+            lowest = last
+
+    async with working(desk.redis_url, engine, slots=1):
+        await desk.end(lowest)
+
+    assert [request.messages[0].content[-1] for request in engine.requests] == ["c", "a", "d", "b"]
+
+
+async def test_a_waiting_task_is_cancelled_at_once(desk: Desk) -> None:
+    """Its terminal event comes within 0.1 s while every slot is busy; the engine never sees it."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, slots=1):
+        busy = await desk.ask("[pace=20] [tokens=1000]")
+        await desk.begun(busy)
+        waiting = await desk.ask("x")
+        await desk.cancel(waiting)
+        took_s = await desk.took_to_end(waiting)
+
+    assert took_s < 0.1
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "limit_s"), [("[prompt_s=20]", 1.0), ("[pace=5] [tokens=1000]", 0.3)], ids=["prompt", "decoding"]
+)
+async def test_a_running_task_is_cancelled_and_the_engine_stops(desk: Desk, question: str, limit_s: float) -> None:
+    """Within 1 s while the prompt is evaluated, within 0.3 s while it decodes; the slot is free for the next."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, slots=1):
+        task_id = await desk.ask(question)
+        assert await engine.runs(1)
+        if "pace" in question:
+            await desk.begun(task_id)
+        began = time.monotonic()
+        await desk.cancel(task_id)
+        await desk.took_to_end(task_id)
+        took_s = time.monotonic() - began
+        assert await engine.runs(0, 0.2)
+        following = await desk.end(await desk.ask("[tokens=1]"), 2)
+
+    assert took_s < limit_s
+    assert (await desk.show(task_id)).state is State.CANCELLED
+    assert following.state is State.COMPLETED
+
+
+async def test_a_cancel_that_the_bell_did_not_ring_is_heard_with_the_heartbeat(desk: Desk) -> None:
+    """A ring is a hint: the truth is in the task, and each renewal looks at it."""
+    from redis import Redis
+
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, heartbeat_s=0.2):
+        task_id = await desk.ask("[prompt_s=20]")
+        assert await engine.runs(1)
+        with Redis.from_url(desk.redis_url) as redis:
+            redis.hset(f"sibyl:{{q0}}:task:{task_id}", "cancel", "1")
+        task = await desk.end(task_id, 2)
+
+    assert task.state is State.CANCELLED
+    assert engine.running == 0
+
+
+async def test_a_task_expires_at_its_deadline_while_it_runs(desk: Desk) -> None:
+    """What it has stays, the engine stops."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine):
+        task_id = await desk.ask("[pace=50] [tokens=1000]", deadline_s=0.4)
+        task = await desk.end(task_id, 2)
+        assert await engine.runs(0, 0.2)
+
+    assert task.state is State.EXPIRED
+    assert task.text and (await uninterrupted("[pace=0] [tokens=1]")) != task.text
+
+
+async def test_a_task_past_its_deadline_is_not_begun(desk: Desk) -> None:
+    """It ends instead of being claimed."""
+    engine = WatchedEngine()
+    task_id = await desk.ask("x", deadline_s=0.01)
+    await asyncio.to_thread(time.sleep, 0.02)  # the deadline is Redis' own clock; nothing rings when it passes
+
+    async with working(desk.redis_url, engine):
+        task = await desk.end(task_id, 2)
+
+    assert task.state is State.EXPIRED
+    assert engine.requests == []
+
+
+async def test_an_erased_task_is_stopped(desk: Desk) -> None:
+    """The worker hears of it and goes on with others."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, slots=1):
+        task_id = await desk.ask("[pace=10] [tokens=1000]")
+        await desk.begun(task_id)
+        await desk.queue.erase(task_id, (await desk.show(task_id)).owner)
+        assert await engine.runs(0, 0.5)
+        assert (await desk.end(await desk.ask("[tokens=1]"), 2)).state is State.COMPLETED
+
+
+async def test_a_dead_workers_answer_goes_on(desk: Desk) -> None:
+    """Another one takes over once the lease is over; the text is that of an uninterrupted run."""
+    question = "[pace=100] [tokens=80]"
+    engine = WatchedEngine()
+    async with working(desk.redis_url, name="first", lease_s=0.6) as first:
+        task_id = await desk.ask(question)
+        await desk.begun(task_id, 20)
+        await first.die()
+        seen = (await desk.show(task_id)).text
+        async with working(desk.redis_url, engine, name="second"):
+            task = await desk.end(task_id)
+
+    assert (task.state, task.attempt) == (State.COMPLETED, 2)
+    assert task.text == await uninterrupted(question)
+    assert task.text.startswith(seen) and seen
+    assert task.usage is not None and task.usage.completion_tokens == 80
+    assert sum(len(output.token_ids) for output in engine.requests[0].stored) >= 20
+
+
+async def test_a_successor_of_the_same_name_takes_over_at_once(desk: Desk) -> None:
+    """It knows that its predecessor is dead, so it does not wait for the lease."""
+    question = "[pace=100] [tokens=40]"
+    async with working(desk.redis_url, lease_s=30, heartbeat_s=1) as first:
+        task_id = await desk.ask(question)
+        await desk.begun(task_id, 10)
+        await first.die()
+        async with working(desk.redis_url, lease_s=30, heartbeat_s=1):
+            task = await desk.end(task_id, 3)
+
+    assert (task.attempt, task.text) == (2, await uninterrupted(question))
+
+
+async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(desk: Desk) -> None:
+    """A second claim, by hand: the engine ends within half a second, and no word of it enters the new attempt."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, slots=1, heartbeat_s=0.2):
+        task_id = await desk.ask("[pace=50] [tokens=1000]")
+        await desk.begun(task_id, 5)
+        desk.lose_lease(task_id)
+        claim = await desk.queue.claim(nonce="hand:1", model="hand", lease_s=30, max_attempts=5, floor=0)
+        assert claim is not None and claim.lease.task_id == task_id
+        began = time.monotonic()
+        assert await engine.runs(0, 1)
+        took_s = time.monotonic() - began
+        following = await desk.end(await desk.ask("[tokens=1]"), 2)
+
+    entries = await desk.log.read(task_id)
+    assert took_s < 0.5
+    assert entries[-1].cursor.epoch == claim.lease.epoch, "something was written after the second claim"
+    assert (await desk.show(task_id)).state is State.RUNNING
+    assert following.state is State.COMPLETED
+
+
+async def test_a_worker_that_lost_its_lease_in_a_long_prompt_stops_too(desk: Desk) -> None:
+    """It writes nothing then; the heartbeat tells it."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, heartbeat_s=0.2):
+        task_id = await desk.ask("[prompt_s=20]")
+        assert await engine.runs(1)
+        desk.lose_lease(task_id)
+        assert await desk.queue.claim(nonce="hand:1", model="hand", lease_s=30, max_attempts=5, floor=0)
+        assert await engine.runs(0, 0.6)
+
+
+async def test_a_task_that_every_worker_dies_of_fails(desk: Desk) -> None:
+    """After so many attempts it is worker_lost, and the worker after that goes on with others."""
+    task_id = await desk.ask("[pace=10] [tokens=1000]")
+    for number in range(2):
+        engine = WatchedEngine()
+        async with working(desk.redis_url, engine, max_attempts=2, lease_s=30, heartbeat_s=1) as doomed:
+            assert await engine.runs(1), number
+            await desk.until(task_id, lambda entry: True)
+            await doomed.die()
+    async with working(desk.redis_url, max_attempts=2):
+        task = await desk.end(task_id, 3)
+        following = await desk.end(await desk.ask("[tokens=1]"))
+
+    assert task.state is State.FAILED
+    assert task.error is not None and task.error.code == "worker_lost"
+    assert await desk.attempts(task_id) == [1, 2]
+    assert following.state is State.COMPLETED
+
+
+async def test_a_drained_worker_finishes_what_runs_and_begins_nothing(desk: Desk) -> None:
+    """Running answers are finished within the limit, waiting ones stay for others."""
+    question = "[pace=50] [tokens=30]"
+    async with working(desk.redis_url, slots=1, drain_s=10) as worker:
+        running = await desk.ask(question)
+        await desk.begun(running)
+        waiting = await desk.ask("x")
+        await worker.drain()
+
+    ran, waited = await desk.show(running), await desk.show(waiting)
+    assert (ran.state, ran.attempt, ran.text) == (State.COMPLETED, 1, await uninterrupted(question))
+    assert (waited.state, waited.position) == (State.QUEUED, 0)
+
+
+async def test_a_drain_at_its_limit_hands_over(desk: Desk) -> None:
+    """What is not finished by then goes on elsewhere at once, as no failed attempt; the text is unchanged."""
+    question = "[pace=50] [tokens=60]"
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, name="first", lease_s=30, heartbeat_s=1, drain_s=0.3) as first:
+        task_id = await desk.ask(question)
+        await desk.begun(task_id, 5)
+        began = time.monotonic()
+        await first.drain()
+        drained_s = time.monotonic() - began
+        assert engine.running == 0
+        async with working(desk.redis_url, name="second", max_attempts=1):
+            task = await desk.end(task_id, 5)
+
+    assert 0.25 < drained_s < 1.5
+    assert (task.state, task.attempt, task.text) == (State.COMPLETED, 2, await uninterrupted(question))
+
+
+async def test_an_idle_worker_drains_at_once(desk: Desk) -> None:
+    """Nothing to wait for."""
+    async with working(desk.redis_url) as worker:
+        await desk.end(await desk.ask("[tokens=1]"))
+        began = time.monotonic()
+        await worker.drain()
+
+    assert time.monotonic() - began < 0.5
+
+
+async def test_a_worker_announces_itself_and_takes_it_back(desk: Desk) -> None:
+    """Name, model, slots and context, until it is drained."""
+    store = Store(desk.redis_url)
+    registry = WorkerRegistry(store)
+    engine = WatchedEngine(model="a model", context_tokens=512)
+    async with working(desk.redis_url, engine, name="w", slots=3) as worker:
+        async with asyncio.timeout(2):
+            while not (alive := await registry.alive()):
+                pass
+        await worker.drain()
+    left = await registry.alive()
+    await store.close()
+
+    assert [(info.name, info.model, info.slots, info.context_tokens) for info in alive] == [("w", "a model", 3, 512)]
+    assert left == []
+
+
+async def test_a_worker_counts_prompts_for_the_api(desk: Desk) -> None:
+    """Also while all its slots are busy; the busy ones are not held up."""
+    from sibyl.core.task import Message
+    from sibyl.store.counting import PromptCounting
+
+    store = Store(desk.redis_url)
+    async with working(desk.redis_url, slots=1):
+        task_id = await desk.ask("[pace=20] [tokens=1000]")
+        await desk.begun(task_id)
+        counted = await PromptCounting(store).ask((Message(role="user", content="one two three"),), wait_s=2)
+    await store.close()
+
+    assert counted == 3
+
+
+async def test_many_tasks_keep_their_answers_apart(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Two hundred short ones through eight slots; nothing is warned of."""
+    async with working(desk.redis_url, slots=8):
+        tasks = {number: await desk.ask(f"[text=answer {number}]") for number in range(200)}
+        texts: dict[int, Any] = {number: (await desk.end(task_id)).text for number, task_id in tasks.items()}
+
+    assert texts == {number: f"answer {number}" for number in range(200)}
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
