@@ -1,4 +1,4 @@
-"""A whole Sibyl for a test: real APIs on ports of their own, real workers with the scripted engine, each on its own loop.
+"""A whole Sibyl for a test: real APIs on ports of their own, real workers with the scripted engine.
 
 Everything that is started here ends with its ``with`` block. Processes are started only where a test is about one.
 """
@@ -92,13 +92,22 @@ class RunningApi:
 
     def client(self, **options: Any) -> httpx.Client:
         """Return a blocking client."""
-        return httpx.Client(**{"base_url": self.url, "timeout": LIMIT_S, "trust_env": False, "verify": False, **options})
+        return httpx.Client(
+            **{"base_url": self.url, "timeout": LIMIT_S, "trust_env": False, "verify": False, **options}
+        )
 
     def async_client(self, **options: Any) -> httpx.AsyncClient:
         """Return a client for the test's own loop."""
         limits = httpx.Limits(max_connections=None)
         return httpx.AsyncClient(
-            **{"base_url": self.url, "timeout": LIMIT_S, "trust_env": False, "verify": False, "limits": limits, **options}
+            **{
+                "base_url": self.url,
+                "timeout": LIMIT_S,
+                "trust_env": False,
+                "verify": False,
+                "limits": limits,
+                **options,
+            }
         )
 
 
@@ -107,7 +116,9 @@ def run_api(redis_url: str, **changes: Any) -> Iterator[RunningApi]:
     """Serve the API with uvicorn, as its process does, in a thread."""
     settings = settings_for(redis_url, **changes)
     failed = threading.Event()
-    config = uvicorn.Config("", http=Connection, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        "", http=Connection, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2
+    )
     thread = LoopThread("api", config.get_loop_factory() or asyncio.new_event_loop)
 
     async def start() -> tuple[uvicorn.Server, Context, asyncio.Task[None]]:
@@ -115,8 +126,6 @@ def run_api(redis_url: str, **changes: Any) -> Iterator[RunningApi]:
         config.app = app
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
         context = app.state.context
         assert isinstance(context, Context)
         return server, context, serving
@@ -127,6 +136,7 @@ def run_api(redis_url: str, **changes: Any) -> Iterator[RunningApi]:
         await serving
 
     listening = bind("127.0.0.1", 0)
+    listening.listen()  # who comes before the server is ready waits
     port = listening.getsockname()[1]
     try:
         server, context, serving = thread.call(start())
@@ -388,9 +398,7 @@ def run_api_process(redis_url: str, log: Path, **settings: Any) -> Iterator[tupl
 
 
 @contextlib.contextmanager
-def run_worker_process(
-    redis_url: str, log: Path, *, name: str = "worker", **settings: Any
-) -> Iterator[RunningProcess]:
+def run_worker_process(redis_url: str, log: Path, *, name: str = "worker", **settings: Any) -> Iterator[RunningProcess]:
     """Run a worker's process."""
     with run_process(_WORKER.format(name), log, redis_url=redis_url, **settings) as process:
         yield process

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from redis import Redis
-from tests.serving import RunningApi, RunningWorker, errors_in, run_api, run_worker
 
 from sibyl.store.embedded import EmbeddedRedis
+from tests.serving import RunningApi, RunningWorker, errors_in, run_api, run_worker
 
 
 @pytest.fixture(scope="session")

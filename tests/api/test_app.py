@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.serving import RunningApi, ask, finish, run_api, run_worker, settings_for, show, wait_until
 
 from sibyl.api.app import create_app
 from sibyl.store.connection import Store
 from sibyl.store.tail import Tail
+from tests.serving import RunningApi, ask, finish, run_api, run_worker, settings_for, show, wait_until
 
 METHODS: dict[str, set[str]] = {
     "/api/questions": {"POST"},
@@ -40,7 +40,8 @@ def test_another_method_is_not_allowed(client: httpx.Client, path: str, method: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/nope", "/api", "/api/", "/api/nope", "/api/tasks/", "/api/questions/", "/api/tasks/0.0/nope", "//", "/%2e%2e"]
+    "path",
+    ["/nope", "/api", "/api/", "/api/nope", "/api/tasks/", "/api/questions/", "/api/tasks/0.0/nope", "//", "/%2e%2e"],
 )
 def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
     """404 in the shape of all errors, and no redirect to another path."""
@@ -59,8 +60,8 @@ def documented(client: httpx.Client) -> dict[str, Any]:
 
 UNREADABLE = {400, 408, 413, 415}
 STATUSES = {
-    ("post", "/api/questions"): {202, 422, 429, 503} | UNREADABLE,
-    ("post", "/api/fortunes"): {202, 422, 429, 503} | UNREADABLE,
+    ("post", "/api/questions"): {202, 410, 422, 429, 503} | UNREADABLE,
+    ("post", "/api/fortunes"): {202, 410, 422, 429, 503} | UNREADABLE,
     ("get", "/api/tasks"): {200, 404, 422, 503},
     ("get", "/api/tasks/{task_id}"): {200, 404, 410, 422, 503},
     ("delete", "/api/tasks/{task_id}"): {204, 404, 410, 422, 503} | UNREADABLE,

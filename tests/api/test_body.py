@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from tests.serving import RunningApi, ask
 
 import sibyl.api.body
 from sibyl.wire.tasks import QUESTION_CHARS
+from tests.serving import RunningApi, ask
 
 JSON = {"content-type": "application/json"}
 
@@ -191,7 +191,7 @@ def test_a_large_body_in_chunks_is_refused_when_it_grew_too_large(api: RunningAp
             pass
 
     assert sent < 10 * 1024 * 1024 or answer.startswith(b"HTTP/1.1 413")
-    assert not answer or answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer
+    assert not answer or (answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer)
 
 
 def test_a_large_body_in_chunks_can_read_its_refusal(api: RunningApi) -> None:
@@ -213,9 +213,7 @@ def test_a_large_body_in_chunks_can_read_its_refusal(api: RunningApi) -> None:
     ],
     ids=["declared", "in chunks"],
 )
-def test_a_body_that_does_not_come_is_given_up(
-    api: RunningApi, monkeypatch: pytest.MonkeyPatch, head: bytes
-) -> None:
+def test_a_body_that_does_not_come_is_given_up(api: RunningApi, monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
     """408 after a while, and the connection is closed: one that trickles holds nothing for long."""
     monkeypatch.setattr(sibyl.api.body, "READ_S", 0.3)
     began = time.monotonic()
@@ -240,9 +238,30 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(api: Running
 
 
 HOSTILE_IDS = [
-    *("x", "0", "0.", ".0", "0.x", "..", "%2e%2e%2fetc%2fpasswd", "..%5c..", "0.%0a", "%0d%0aset-cookie:x", "%00", "%ff"),
+    *(
+        "x",
+        "0",
+        "0.",
+        ".0",
+        "0.x",
+        "..",
+        "%2e%2e%2fetc%2fpasswd",
+        "..%5c..",
+        "0.%0a",
+        "%0d%0aset-cookie:x",
+        "%00",
+        "%ff",
+    ),
     *("{q0}", "0.{q0}", "*", "?", "-1." + "0" * 32, "00." + "0" * 32, "1." + "0" * 32, "٠." + "0" * 32),
-    *("0." + "G" * 32, "0." + "A" * 32, "0." + "0" * 31, "0." + "0" * 33, "9" * 5_000, "0." + "0" * 32 + "%20", "%7B%7D"),
+    *(
+        "0." + "G" * 32,
+        "0." + "A" * 32,
+        "0." + "0" * 31,
+        "0." + "0" * 33,
+        "9" * 5_000,
+        "0." + "0" * 32 + "%20",
+        "%7B%7D",
+    ),
 ]
 CALLS: dict[str, Callable[[httpx.Client, str], httpx.Response]] = {
     "show": lambda client, task_id: client.get(f"/api/tasks/{task_id}"),
@@ -268,7 +287,9 @@ def test_an_id_of_no_task_is_not_found(
     assert (status, code) in [(404, "unknown_task"), (404, "not_found")]
 
 
-@pytest.mark.parametrize("cursor", ["x", "1", "1-", "-1", "1-1-1", "1--1", "1 -1", "1.0-1", "٣-1", "1" * 16 + "-1", "1-" + "1" * 10])
+@pytest.mark.parametrize(
+    "cursor", ["x", "1", "1-", "-1", "1-1-1", "1--1", "1 -1", "1.0-1", "٣-1", "1" * 16 + "-1", "1-" + "1" * 10]
+)
 @pytest.mark.parametrize("header", [True, False], ids=["Last-Event-ID", "after"])
 def test_a_malformed_cursor_is_refused(client: httpx.Client, cursor: str, header: bool) -> None:
     """422, in the header as in the query."""
@@ -282,7 +303,8 @@ def test_a_malformed_cursor_is_refused(client: httpx.Client, cursor: str, header
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "limit=1e1", "limit=" + "9" * 5_000, "state=x", "state=", "state=RUNNING"]
+    "query",
+    ["limit=0", "limit=101", "limit=x", "limit=1e1", "limit=" + "9" * 5_000, "state=x", "state=", "state=RUNNING"],
 )
 def test_a_wrong_parameter_of_the_list_is_named(client: httpx.Client, query: str) -> None:
     """422 with the parameter's name."""

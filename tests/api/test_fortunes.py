@@ -1,9 +1,9 @@
 """Fortunes: a poem at once, its interpretation as a task."""
 
 import httpx
-from tests.serving import RunningWorker, read_events, show
 
 from sibyl.fortune.poems import poem_by_number
+from tests.serving import RunningWorker, read_events, show
 
 
 def test_a_fortune_shows_its_poem_at_once_and_for_ever(client: httpx.Client, worker: RunningWorker) -> None:
@@ -39,9 +39,7 @@ def test_the_same_seed_draws_the_same_poem(client: httpx.Client) -> None:
 
 def test_without_a_seed_chance_draws(client: httpx.Client) -> None:
     """Twenty draws are not all one poem."""
-    numbers = {
-        client.post("/api/fortunes", json={"question": "x"}).json()["poem"]["number"] for _ in range(20)
-    }
+    numbers = {client.post("/api/fortunes", json={"question": "x"}).json()["poem"]["number"] for _ in range(20)}
 
     assert len(numbers) > 1
 

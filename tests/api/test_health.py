@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+
 from tests.serving import RunningWorker, ask, run_api, run_worker, wait_ready, wait_until
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.serving import run_api
 
 import sibyl.api.page
+from tests.serving import run_api
 
 
 @pytest.fixture
@@ -45,7 +45,14 @@ def test_the_page_is_served_with_the_headers_of_a_page_that_loads_nothing_from_e
 
 
 @pytest.mark.parametrize(
-    "path", ["/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "/assets/..%2f..%2fsecret.txt", "/assets//../../secret.txt"]
+    "path",
+    [
+        "/../secret.txt",
+        "/..%2fsecret.txt",
+        "/%2e%2e/secret.txt",
+        "/assets/..%2f..%2fsecret.txt",
+        "/assets//../../secret.txt",
+    ],
 )
 def test_nothing_beside_the_page_is_served(with_page: httpx.Client, path: str) -> None:
     """No way out of its folder."""
@@ -80,7 +87,7 @@ def test_without_a_page_the_api_says_how_to_build_it(redis_url: str, monkeypatch
 
 def test_a_folder_without_an_index_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that was interrupted is as good as none."""
-    monkeypatch.setattr(sibyl.api.page.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr("sibyl.api.page.resources.files", lambda _: tmp_path)
     (tmp_path / "page").mkdir()
 
     assert sibyl.api.page.page_directory() is None

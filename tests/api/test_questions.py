@@ -6,12 +6,24 @@ from datetime import datetime
 import httpx
 import pytest
 from redis import Redis
-from tests.serving import RunningApi, RunningWorker, ask, finish, run_api, run_worker, show, wait_ready
 
 from sibyl.engines.scripted import ScriptedEngine
+from tests.serving import RunningApi, RunningWorker, ask, finish, run_api, run_worker, show, wait_ready
 
 MEMBERS = {
-    *("task_id", "kind", "state", "position", "attempt", "model", "text", "finish_reason", "usage", "error", "metadata"),
+    *(
+        "task_id",
+        "kind",
+        "state",
+        "position",
+        "attempt",
+        "model",
+        "text",
+        "finish_reason",
+        "usage",
+        "error",
+        "metadata",
+    ),
     *("created_at", "started_at", "finished_at", "expires_at", "events_url"),
 }
 
@@ -25,7 +37,9 @@ def test_an_accepted_question_is_a_queued_task(client: httpx.Client) -> None:
     assert response.headers["location"] == f"/api/tasks/{task['task_id']}"
     assert task.keys() == MEMBERS
     assert (task["kind"], task["state"], task["position"], task["attempt"]) == ("question", "queued", 0, 0)
-    assert [task[name] for name in ("model", "finish_reason", "usage", "error", "started_at", "finished_at")] == [None] * 6
+    assert [task[name] for name in ("model", "finish_reason", "usage", "error", "started_at", "finished_at")] == [
+        None
+    ] * 6
     assert (task["text"], task["metadata"]) == ("", {})
     assert task["events_url"] == f"/api/tasks/{task['task_id']}/events"
     assert show(client, task["task_id"]) == task
@@ -64,6 +78,16 @@ def test_every_field_reaches_the_model(client: httpx.Client, worker: RunningWork
     assert first["finish_reason"] == "length"
     assert first["metadata"] == {"from": "a test", "empty": ""}
     assert first["usage"]["prompt_tokens"] == len("Be brief. Hello Good day. And now?".split())
+
+
+def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> None:
+    """JSON knows one kind of number; some writers give 5 as 5.0. It is the same request."""
+    bodies = [b'{"question": "x", "priority": 6}', b'{"question": "x", "priority": 6.0}']
+    headers = {"content-type": "application/json", "Idempotency-Key": "k"}
+
+    first, second = (client.post("/api/questions", content=body, headers=headers).json() for body in bodies)
+
+    assert first["task_id"] == second["task_id"]
 
 
 def test_text_of_any_script_comes_back_unchanged(client: httpx.Client, worker: RunningWorker) -> None:
@@ -109,7 +133,9 @@ def test_the_same_key_gives_the_finished_task_too(client: httpx.Client, worker: 
     assert again.json() == done
 
 
-@pytest.mark.parametrize("other", [{"question": "b"}, {"question": "a", "priority": 6}, {"question": "a", "system": "s"}])
+@pytest.mark.parametrize(
+    "other", [{"question": "b"}, {"question": "a", "priority": 6}, {"question": "a", "system": "s"}]
+)
 def test_the_same_key_with_another_question_is_refused(client: httpx.Client, other: dict[str, object]) -> None:
     """A key names one request; the first task stays as it is."""
     headers = {"Idempotency-Key": "k"}
@@ -129,6 +155,18 @@ def test_the_same_key_at_another_route_is_refused(client: httpx.Client) -> None:
     response = client.post("/api/fortunes", json={"question": "a"}, headers=headers)
 
     assert (response.status_code, response.json()["error"]["code"]) == (422, "idempotency_mismatch")
+
+
+def test_the_key_of_a_deleted_task_gives_no_new_one(client: httpx.Client) -> None:
+    """410: who deleted it does not want it again; a new key asks anew."""
+    headers = {"Idempotency-Key": "k"}
+    first = client.post("/api/questions", json={"question": "a"}, headers=headers).json()
+    client.delete(f"/api/tasks/{first['task_id']}")
+
+    again = client.post("/api/questions", json={"question": "a"}, headers=headers)
+
+    assert (again.status_code, again.json()["error"]["code"]) == (410, "task_forgotten")
+    assert client.get("/api/tasks").json()["tasks"] == []
 
 
 def test_the_same_key_twenty_times_at_once_is_one_task(api: RunningApi, client: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """Event streams over a real connection: their bytes, cursors, limits, ends and cuts."""
 
 import asyncio
+import itertools
 import json
 import socket
 import time
@@ -10,6 +11,14 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from redis import Redis
+
+from sibyl.core.event import Output
+from sibyl.core.task import LOCAL_OWNER, TaskId
+from sibyl.store.connection import Store
+from sibyl.store.log import EventLog
+from sibyl.store.queue import TaskQueue
+from sibyl.wire.sse import Frame, Parser
+from sibyl.worker.worker import Worker
 from tests.serving import (
     LIMIT_S,
     TERMINAL,
@@ -28,24 +37,16 @@ from tests.serving import (
     wait_until,
 )
 
-from sibyl.core.event import Output
-from sibyl.core.task import LOCAL_OWNER, TaskId
-from sibyl.store.connection import Store
-from sibyl.store.log import EventLog
-from sibyl.store.queue import TaskQueue
-from sibyl.wire.sse import Frame, Parser
-from sibyl.worker.worker import Worker
-
 
 class RawStream:
     """An event stream on a socket of our own, which reads only when it is told to."""
 
-    def __init__(self, api: RunningApi, task_id: str, *, receive_bytes: int | None = None) -> None:
+    def __init__(self, port: int, task_id: str, *, receive_bytes: int | None = None) -> None:
         self.socket = socket.socket()
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(LIMIT_S)
-        self.socket.connect(("127.0.0.1", api.port))
+        self.socket.connect(("127.0.0.1", port))
         self.socket.sendall(f"GET /api/tasks/{task_id}/events HTTP/1.1\r\nhost: x\r\n\r\n".encode())
 
     def __enter__(self) -> "RawStream":
@@ -133,7 +134,14 @@ def tokens_of(body: bytes) -> list[str]:
     ("question", "end"),
     [
         ("[fail]", {"type": "failed", "code": "engine_error", "message": "The question asked for this failure."}),
-        ("[tokens=0]", {"type": "failed", "code": "invalid_request", "message": "[tokens=...] takes a whole number from 1 to 100000."}),
+        (
+            "[tokens=0]",
+            {
+                "type": "failed",
+                "code": "invalid_request",
+                "message": "[tokens=...] takes a whole number from 1 to 100000.",
+            },
+        ),
     ],
 )
 def test_a_failed_stream_ends_with_why(
@@ -178,7 +186,7 @@ def test_the_events_come_as_they_happen(client: httpx.Client, worker: RunningWor
             times += [time.monotonic() for frame in parser.feed(piece) if frame.event == "llm_streaming"]
 
     assert len(times) == 5
-    assert all(0.03 < later - earlier < 0.3 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(0.03 < later - earlier < 0.3 for earlier, later in itertools.pairwise(times))
 
 
 def test_every_cursor_gives_exactly_the_rest(client: httpx.Client, worker: RunningWorker) -> None:
@@ -264,8 +272,15 @@ def test_a_waiting_reader_sees_its_place_in_the_queue(client: httpx.Client, redi
         with run_worker(redis_url):
             frames += [frame for piece in pieces for frame in parser.feed(piece)]
 
-    assert [(frame.event, frame.id) for frame in frames[:3]] == [("queued", "0-1"), ("position", None), ("position", None)]
-    assert [frame.data for frame in frames[1:3]] == ['{"type":"position","position":1}', '{"type":"position","position":0}']
+    assert [(frame.event, frame.id) for frame in frames[:3]] == [
+        ("queued", "0-1"),
+        ("position", None),
+        ("position", None),
+    ]
+    assert [frame.data for frame in frames[1:3]] == [
+        '{"type":"position","position":1}',
+        '{"type":"position","position":0}',
+    ]
     assert [frame.event for frame in frames[3:]] == ["started", "llm_streaming", "completed"]
 
 
@@ -289,7 +304,7 @@ async def test_what_has_gathered_goes_out_in_few_chunks(api: RunningApi, client:
     task_id = ask(client, "x")["task_id"]
     await fill(redis_url, task_id, 2000, "word ")
 
-    with RawStream(api, task_id) as stream:
+    with RawStream(api.port, task_id) as stream:
         data = await asyncio.to_thread(stream.read_until, b": keep-alive\r\n\r\n\r\n")
 
     parts, ended = chunks(data.partition(b"\r\n\r\n")[2])
@@ -305,11 +320,11 @@ async def test_a_reader_that_takes_nothing_is_cut_and_delays_nobody(redis_url: s
         await fill(redis_url, task_id, 2000, "x" * 4000)  # 8 MB, more than any socket buffer holds
         if over:
             await cut_short(redis_url, task_id)
-        with RawStream(api, task_id, receive_bytes=4096) as stalled:
+        with RawStream(api.port, task_id, receive_bytes=4096) as stalled:
             assert await asyncio.to_thread(wait_until, lambda: api.context.followers == 1)
 
             began = time.monotonic()
-            with RawStream(api, task_id) as beside:
+            with RawStream(api.port, task_id) as beside:
                 ending = b"0\r\n\r\n" if over else b": keep-alive\r\n\r\n\r\n"
                 assert len(await asyncio.to_thread(beside.read_until, ending)) > 8_000_000
                 took_s = time.monotonic() - began
@@ -339,7 +354,7 @@ async def test_many_readers_that_take_nothing_cost_bounded_memory(redis_url: str
         before = resident_bytes()
         with ExitStack() as stack:
             for _ in range(20):
-                stack.enter_context(RawStream(api, task_id, receive_bytes=4096))
+                stack.enter_context(RawStream(api.port, task_id, receive_bytes=4096))
             assert await asyncio.to_thread(wait_until, lambda: api.context.followers == 20)
             grown = resident_bytes() - before
             assert await asyncio.to_thread(wait_until, lambda: api.context.followers == 0, 5)
@@ -361,9 +376,7 @@ def open_connections(api: RunningApi) -> int:
     return sum(1 for row in rows if row[1].endswith(f":{api.port:04X}") and row[3] in ("01", "08"))
 
 
-def test_a_task_that_is_deleted_while_it_is_followed_ends_the_stream(
-    client: httpx.Client, redis_url: str
-) -> None:
+def test_a_task_that_is_deleted_while_it_is_followed_ends_the_stream(client: httpx.Client, redis_url: str) -> None:
     """A typed end without an id: there is no place to go on from. Running or waiting, with text or without."""
     with run_worker(redis_url, slots=1):
         running = ask(client, "[pace=20] [tokens=1000]")["task_id"]

@@ -2,6 +2,8 @@
 
 import httpx
 import pytest
+from redis import Redis
+
 from tests.serving import RunningApi, RunningWorker, ask, finish, read_events, run_worker, show, wait_until
 
 RUNNING = "[pace=20] [tokens=1000]"
@@ -101,9 +103,7 @@ def test_cancelling_a_running_task_keeps_its_text(client: httpx.Client, worker: 
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "completed", "failed", "cancelled"])
-def test_a_deleted_task_is_forgotten_everywhere(
-    client: httpx.Client, redis_url: str, state: str
-) -> None:
+def test_a_deleted_task_is_forgotten_everywhere(client: httpx.Client, redis_url: str, state: str) -> None:
     """204, then 410 for every call; it leaves the list, and its worker goes on with others."""
     if state == "queued":
         check_deleted(client, in_state(client, state))
@@ -127,8 +127,6 @@ def test_a_deleted_question_leaves_no_word_in_redis(
     client: httpx.Client, worker: RunningWorker, redis_url: str
 ) -> None:
     """Prompt, answer and log are gone, not only hidden."""
-    from redis import Redis
-
     task = finish(client, "[text=the secret answer] to a secret question", metadata={"note": "secret"})
     client.delete(f"/api/tasks/{task['task_id']}")
 
@@ -177,7 +175,7 @@ def test_tasks_are_listed_by_state(client: httpx.Client, redis_url: str) -> None
         ended_too = in_state(client, "completed")
     waiting = [in_state(client, "queued") for _ in range(3)]
 
-    def listed(**parameters: object) -> list[str]:
+    def listed(**parameters: str | int) -> list[str]:
         page = client.get("/api/tasks", params=parameters).json()
         assert page["tasks"] == [show(client, task["task_id"]) for task in page["tasks"]]
         return [task["task_id"] for task in page["tasks"]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sibyl.core.errors import InvalidRequest
 from sibyl.core.task import SamplingParams
-from sibyl.engines.sampling import Sampling, draw_seed
+from sibyl.engines.sampling import Sampling, draw_seed, recommended_sampling
 
 
 def test_gaps_are_filled_with_the_stated_defaults() -> None:
@@ -17,6 +17,24 @@ def test_gaps_are_filled_with_the_stated_defaults() -> None:
 
     assert (sampling.max_tokens, sampling.temperature, sampling.seed, sampling.stop) == (512, 0.8, 7, ())
     assert (sampling.top_p, sampling.top_k, sampling.min_p) == (0.95, 40, 0.05)
+
+
+def test_a_models_own_recommendation_comes_before_the_defaults_and_after_the_request() -> None:
+    """A GGUF may carry its makers' sampling; what a request says is stronger, what neither says is llama.cpp's."""
+    recommended = SamplingParams(temperature=0.6, min_p=0.08)
+
+    sampling = Sampling.of(SamplingParams(seed=7, temperature=0.0), recommended)
+
+    assert (sampling.temperature, sampling.min_p, sampling.top_k) == (0.0, 0.08, 40)
+
+
+def test_a_recommendation_is_read_from_the_metadata_and_nonsense_there_counts_as_nothing() -> None:
+    """Values are text, of any quality."""
+    values = {"temp": "0.6", "top_k": "40", "top_p": "7", "min_p": "often"}
+
+    found = recommended_sampling(lambda key: values.get(key.removeprefix("general.sampling."), ""))
+
+    assert found == SamplingParams(temperature=0.6, top_k=40)
 
 
 def test_zero_is_a_value_and_no_gap() -> None:

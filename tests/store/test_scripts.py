@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
-from tests.faults import proxy
-from tests.store.desk import Desk, dump, masked
 
 from sibyl.core.event import Cancelled
 from sibyl.core.state import TRANSITIONS
@@ -19,6 +17,8 @@ from sibyl.store.connection import Store
 from sibyl.store.scripts import Script
 from sibyl.store.workers import WorkerRegistry
 from sibyl.wire.record import FIELDS
+from tests.faults import proxy
+from tests.store.desk import Desk, dump, masked
 
 WORKER = WorkerInfo(name="w", model="oracle", slots=2, context_tokens=None, max_piece_bytes=16, seen_at=0)
 
@@ -61,7 +61,7 @@ def test_a_script_assigns_to_locals_only(script: Script) -> None:
 
 def test_redis_refuses_a_new_global(redis_url: str) -> None:
     """What the test above looks for by reading, the server refuses by itself."""
-    with Redis.from_url(redis_url) as client, pytest.raises(ResponseError, match="global|readonly"):
+    with Redis.from_url(redis_url) as client, pytest.raises(ResponseError, match=r"global|readonly"):
         client.eval("leak = 1", 0)
 
 

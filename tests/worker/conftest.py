@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.worker.desk import Desk
 
 from sibyl.store.connection import Store
+from tests.worker.desk import Desk
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 from redis import Redis
-from tests.serving import LIMIT_S, following
 
 from sibyl.bridge.abort import Abort
 from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Started
@@ -16,6 +15,7 @@ from sibyl.store.connection import Store
 from sibyl.store.log import EventLog
 from sibyl.store.queue import Limits, TaskQueue
 from sibyl.store.tasks import TaskViews
+from tests.serving import LIMIT_S, following
 
 SEED = 7
 

@@ -5,14 +5,15 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from tests.serving import ScriptedEngine, WatchedEngine, working
-from tests.worker.desk import Desk, uninterrupted
 
 from sibyl.core.errors import UpstreamError
 from sibyl.core.event import Output
 from sibyl.core.state import State
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
+from sibyl.engines.scripted import ScriptedEngine
 from sibyl.telemetry import start_logging
+from tests.serving import WatchedEngine, working
+from tests.worker.desk import Desk, uninterrupted
 
 SECRET = "Is my lover's name Rumpelstilzchen?"
 

@@ -5,12 +5,15 @@ import time
 from typing import Any
 
 import pytest
-from tests.serving import WatchedEngine, working
-from tests.worker.desk import Desk, uninterrupted
+from redis import Redis
 
 from sibyl.core.state import State
+from sibyl.core.task import Message
 from sibyl.store.connection import Store
+from sibyl.store.counting import PromptCounting
 from sibyl.store.workers import WorkerRegistry
+from tests.serving import WatchedEngine, working
+from tests.worker.desk import Desk, uninterrupted
 
 
 async def test_a_question_is_answered(desk: Desk) -> None:
@@ -67,20 +70,18 @@ async def test_two_workers_share_the_work(desk: Desk) -> None:
     assert [task.attempt for task in ended] == [1] * 12
     assert len(engines[0].requests) + len(engines[1].requests) == 12
     assert [task.text for task in ended] == [
-        await uninterrupted(f"[pace=0] [tokens=5] {number}".replace("[pace=0]", "[pace=100]")) for number in range(12)
+        await uninterrupted(f"[pace=100] [tokens=5] {number}") for number in range(12)
     ]
 
 
 async def test_the_more_urgent_comes_first(desk: Desk) -> None:
     """Larger priorities run sooner, equals in their order."""
     engine = WatchedEngine()
-    for question, priority in [("a", 5), ("b", 0), ("c", 9), ("d", 5)]:
-        last = await desk.ask(f"[tokens=1] {question}", priority=priority)
-        if question == "b":
-            lowest = last
+    asked = [("a", 5), ("b", 0), ("c", 9), ("d", 5)]
+    tasks = [await desk.ask(f"[tokens=1] {question}", priority=priority) for question, priority in asked]
 
     async with working(desk.redis_url, engine, slots=1):
-        await desk.end(lowest)
+        await desk.end(tasks[1])
 
     assert [request.messages[0].content[-1] for request in engine.requests] == ["c", "a", "d", "b"]
 
@@ -124,8 +125,6 @@ async def test_a_running_task_is_cancelled_and_the_engine_stops(desk: Desk, ques
 
 async def test_a_cancel_that_the_bell_did_not_ring_is_heard_with_the_heartbeat(desk: Desk) -> None:
     """A ring is a hint: the truth is in the task, and each renewal looks at it."""
-    from redis import Redis
-
     engine = WatchedEngine()
     async with working(desk.redis_url, engine, heartbeat_s=0.2):
         task_id = await desk.ask("[prompt_s=20]")
@@ -147,7 +146,7 @@ async def test_a_task_expires_at_its_deadline_while_it_runs(desk: Desk) -> None:
         assert await engine.runs(0, 0.2)
 
     assert task.state is State.EXPIRED
-    assert task.text and (await uninterrupted("[pace=0] [tokens=1]")) != task.text
+    assert 5 < len(task.text.split()) < 40
 
 
 async def test_a_task_past_its_deadline_is_not_begun(desk: Desk) -> None:
@@ -318,9 +317,6 @@ async def test_a_worker_announces_itself_and_takes_it_back(desk: Desk) -> None:
 
 async def test_a_worker_counts_prompts_for_the_api(desk: Desk) -> None:
     """Also while all its slots are busy; the busy ones are not held up."""
-    from sibyl.core.task import Message
-    from sibyl.store.counting import PromptCounting
-
     store = Store(desk.redis_url)
     async with working(desk.redis_url, slots=1):
         task_id = await desk.ask("[pace=20] [tokens=1000]")

@@ -39,6 +39,7 @@ def run(settings: Settings, *, fd: int | None = None) -> None:
     if settings.redis_url is None:
         raise ProcessError("An API of its own needs a Redis that it shares with its workers: give --redis-url.")
     listening = bind(settings.host, settings.port) if fd is None else socket.socket(fileno=fd)
+    listening.listen(BACKLOG)  # who comes while we start waits, and is not refused
     config = uvicorn.Config(
         app="",  # set below, on the loop
         http=Connection,

@@ -27,6 +27,7 @@ UNREADABLE: dict[int | str, dict[str, Any]] = {
     415: {"model": ErrorBody, "description": "the body is not application/json"},
 }
 REFUSALS: dict[int | str, dict[str, Any]] = UNREADABLE | {
+    410: {"model": ErrorBody, "description": "the task of this Idempotency-Key was deleted"},
     422: {"model": ErrorBody, "description": "a field is wrong, the prompt is too long, or the key was used before"},
     429: {"model": ErrorBody, "description": "too many tasks wait; Retry-After says when to try again"},
     503: {"model": ErrorBody, "description": "Redis is out of reach; Retry-After says when to try again"},

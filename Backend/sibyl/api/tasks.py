@@ -18,7 +18,19 @@ from sibyl.wire.tasks import LISTED_TASKS, ErrorBody, TaskBody, TaskListBody
 router = APIRouter(prefix="/api/tasks", tags=["tasks"])
 
 TaskIdParam = Annotated[str, Path(description="the task's id", examples=["0.5f0c7a7e6f1d4a3b9c2e8d7f6a5b4c3d"])]
-_CURSOR = {"pattern": r"^[0-9]{1,15}-[0-9]{1,9}$"}
+# Without the null that FastAPI would add: a query or a header cannot hold one.
+_CURSOR: dict[str, Any] = {"anyOf": [{"type": "string", "pattern": r"^[0-9]{1,15}-[0-9]{1,9}$"}]}
+_CURSOR_OR_EMPTY: dict[str, Any] = {"anyOf": [{"type": "string", "pattern": r"^([0-9]{1,15}-[0-9]{1,9})?$"}]}
+_FRAME = {
+    "type": "object",
+    "description": "one event",
+    "properties": {
+        "id": {"type": "string", "description": "its cursor; hints have none"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 _ABSENT: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorBody, "description": "a parameter is wrong"},
     404: {"model": ErrorBody, "description": "there is no such task"},
@@ -30,7 +42,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
         "description": "frames of `id`, `event`, `data`; the last event is completed, failed, cancelled or expired",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": _FRAME,
                 "example": (
                     'id: 1767268800000-1\r\nevent: llm_streaming\r\ndata: {"type":"llm_streaming","token":"The",'
                     '"index":0}\r\n\r\n'
@@ -76,7 +88,8 @@ async def task_events(
         str | None, Query(description="the id of the last event you have", json_schema_extra=_CURSOR)
     ] = None,
     last_event_id: Annotated[
-        str | None, Header(description="the same, as browsers send it; wins over `after`", json_schema_extra=_CURSOR)
+        str | None,
+        Header(description="the same, as browsers send it; wins over `after`", json_schema_extra=_CURSOR_OR_EMPTY),
     ] = None,
 ) -> Response:
     """Stream the task's events: all that are stored after the cursor, then those that come, until the last one.

@@ -27,7 +27,7 @@ from sibyl.engines.answer import Answer
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
 from sibyl.engines.chat_template import ChatTemplate, token_ids
 from sibyl.engines.llama_binding import ComputationAborted, Context, Model, Sampler
-from sibyl.engines.sampling import Sampling
+from sibyl.engines.sampling import Sampling, recommended_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class LlamaEngine:
             self._template = ChatTemplate(
                 self._model.chat_template, vocabulary.control, bos=vocabulary.bos, eos=vocabulary.eos
             )
+            self._recommended = recommended_sampling(self._model.metadata)
             trained = self._model.context_tokens
             self._context_tokens = min(context_tokens or CONTEXT_TOKENS, trained or CONTEXT_TOKENS)
             self._max_piece_bytes = vocabulary.max_piece_bytes
@@ -119,7 +120,7 @@ class LlamaEngine:
             return self._generate(request, on_tokens)
 
     def _generate(self, request: GenerationRequest, on_tokens: OnTokens) -> GenerationResult:
-        sampling = Sampling.of(request.sampling)
+        sampling = Sampling.of(request.sampling, self._recommended)
         prompt = self._prompt(request.messages)
         if len(prompt) >= self._context_tokens:
             raise PromptTooLong(

@@ -149,11 +149,12 @@ class Model:
             raise ModelUnusable(f"{path} has no vocabulary.")
         self.offloaded = gpu_layers != 0
         self.context_tokens = int(_n_ctx_train(self._pointer))  #: what it was trained for
-        self.name = self._meta("general.name") or path.stem
+        self.name = self.metadata("general.name") or path.stem
         template = _chat_template(self._pointer, None)
         self.chat_template = template.decode("utf-8", "replace") if template else None
 
-    def _meta(self, key: str) -> str:
+    def metadata(self, key: str) -> str:
+        """Return a value of the file's metadata as text; empty when it has none."""
         buffer = ctypes.create_string_buffer(512)
         length = _metadata(self._pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "ignore").strip() if length > 0 else ""

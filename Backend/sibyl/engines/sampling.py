@@ -6,6 +6,7 @@ answer after n tokens draws what the first attempt would have drawn, without any
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ DEFAULT_TEMPERATURE = 0.8  # this and the three below are llama.cpp's own defaul
 DEFAULT_TOP_P = 0.95
 DEFAULT_TOP_K = 40
 DEFAULT_MIN_P = 0.05
+
+NOTHING = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +37,18 @@ class Sampling:
     stop: tuple[str, ...]
 
     @classmethod
-    def of(cls, params: SamplingParams) -> "Sampling":
-        """Fill the gaps of ``params``.
+    def of(cls, params: SamplingParams, recommended: SamplingParams = NOTHING) -> "Sampling":
+        """Fill the gaps of ``params``, first with what the model's makers recommend, then with llama.cpp's defaults.
 
         Raises:
             InvalidRequest: a number is out of its range, or no seed was drawn and chance is wanted.
         """
         filled = cls(
             max_tokens=_or(params.max_tokens, DEFAULT_MAX_TOKENS),
-            temperature=_or(params.temperature, DEFAULT_TEMPERATURE),
-            top_p=_or(params.top_p, DEFAULT_TOP_P),
-            top_k=_or(params.top_k, DEFAULT_TOP_K),
-            min_p=_or(params.min_p, DEFAULT_MIN_P),
+            temperature=_or(params.temperature, _or(recommended.temperature, DEFAULT_TEMPERATURE)),
+            top_p=_or(params.top_p, _or(recommended.top_p, DEFAULT_TOP_P)),
+            top_k=_or(params.top_k, _or(recommended.top_k, DEFAULT_TOP_K)),
+            min_p=_or(params.min_p, _or(recommended.min_p, DEFAULT_MIN_P)),
             seed=_or(params.seed, 0),
             stop=tuple(text for text in params.stop if text),
         )
@@ -73,3 +76,26 @@ def draw_seed(seed: int, position: int) -> int:
     digest = hashlib.blake2b(b"%d:%d" % (seed, position), digest_size=4).digest()
     # 2**32 - 1 is llama.cpp's word for "draw a seed yourself"
     return min(int.from_bytes(digest, "big"), 2**32 - 2)
+
+
+def recommended_sampling(metadata: Callable[[str], str]) -> SamplingParams:
+    """Return what the makers of a GGUF recommend under ``general.sampling.*``; nonsense there counts as nothing.
+
+    Args:
+        metadata: gives the value of a key as text, empty when there is none.
+    """
+
+    def number(key: str, least: float, most: float) -> float | None:
+        try:
+            value = float(metadata(f"general.sampling.{key}"))
+        except ValueError:
+            return None
+        return value if least <= value <= most else None
+
+    top_k = number("top_k", 0, 2**31 - 1)
+    return SamplingParams(
+        temperature=number("temp", 0, 10),
+        top_p=number("top_p", 1e-6, 1),
+        top_k=None if top_k is None else int(top_k),
+        min_p=number("min_p", 0, 1),
+    )

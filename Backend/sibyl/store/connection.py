@@ -192,6 +192,8 @@ def translate(error: Exception) -> StoreUnavailable | StoreUnsuitable:
             return StoreUnavailable("Redis is still loading its data.")
         case ResponseError() if "MISCONF" in str(error) or "OOM" in str(error):
             return StoreFull()
+        case ResponseError() if "READONLY" in str(error):  # Redis 6.2, from within a script
+            return translate(ReadOnlyError())
         case MasterDownError():
             return StoreUnavailable()
         case ResponseError() if _PASSING.search(str(error)):

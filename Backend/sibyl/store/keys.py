@@ -16,8 +16,8 @@ A task id begins with its shard.
 | ``bell`` | stream | doorbell of the workers: ``work <id>``, ``cancel <id>``, ``count <name>``; about 1,000 newest |
 | ``gone:<id>`` | string | a finished or deleted task was here, so "forgotten" can be told from "unknown" |
 | ``dead`` | zset | id -> time, ms, of tasks that used up their attempts; the 1,000 newest |
-| ``idem:<length of owner>:<owner>:<key>`` | string | id and request of the task that was submitted under this Idempotency-Key |
-| ``mine:<owner>`` | zset | id -> creation time, ms, of the owner's tasks; those that cannot be there any more leave at a submit |
+| ``idem:<length>:<owner>:<key>`` | string | id and request of the task submitted under this Idempotency-Key |
+| ``mine:<owner>`` | zset | id -> creation time, ms, of the owner's tasks; a submit drops those long forgotten |
 | ``workers`` | hash | name -> announcement of a live worker; on shard 0 |
 | ``prompt:<name>`` | string | messages whose length somebody asks for, JSON; for seconds |
 | ``count:<name>`` | list | the answer, tokens; for seconds |

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from sibyl.core.errors import SibylError
 from sibyl.core.event import Entry, Output, Started
@@ -113,12 +113,16 @@ class Tail:
                 del self._feeds[task_id]
 
     async def load(self, feed: Feed) -> None:
-        """Read the log, unless another follower did, and have the tail watch it.
+        """Have the feed hold all that is in the log now, and the tail watch it.
 
         Raises:
             StoreUnavailable: Redis is out of reach.
         """
-        if feed.fold.entries or feed.forgotten:
+        if feed.ended:
+            return
+        if feed.fold.entries:
+            # Another follower loaded it. It may be behind the log, and thus behind what this one has seen elsewhere.
+            await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
             return
         await self._reread(feed)
         if not feed.ended:
@@ -148,22 +152,22 @@ class Tail:
                 for task_id, feed in self._feeds.items()
                 if feed.fold.entries and not feed.ended and self._shard(task_id) is shard
             }
-            streams = {doorbell: heard} | {key: str(feed.fold.last) for key, feed in feeds.items()}
             try:
                 if failures:
                     await asyncio.gather(*(self._reread(feed) for feed in feeds.values()))
+                streams = {doorbell: heard} | {key: str(feed.fold.last) for key, feed in feeds.items()}
                 reply = await self._store.wait_for_entries(streams, count=READ_COUNT)
                 failures = 0
+                for key, raw in reply:
+                    if key == doorbell:
+                        heard = raw[-1][0]
+                    else:
+                        await self._deliver(feeds[key], raw)
             except SibylError as error:
                 failures += 1
                 self._log_failure(failures, error)
                 await asyncio.sleep(backoff_s(failures))
                 continue
-            for key, raw in reply:
-                if key == doorbell:
-                    heard = raw[-1][0]
-                else:
-                    await self._deliver(feeds[key], raw)
             await asyncio.sleep(min(GATHER_MOST_S, len(feeds) * _GATHER_PER_LOG_S))
 
     def _log_failure(self, failures: int, error: Exception) -> None:
@@ -179,13 +183,21 @@ class Tail:
         feed.notify()
 
     async def _reread(self, feed: Feed) -> None:
-        raw = await self._store.command("XRANGE", self._shard(feed.task_id).log(feed.task_id), "-", "+")
+        while True:
+            fold, last = feed.fold, feed.fold.last
+            raw = await self._range(feed, "-")
+            if feed.fold is fold and fold.last == last:
+                break  # else the feed has moved on meanwhile, and this copy of the log may be older than the feed
         if not raw:
             feed.forgotten = True
         else:
             feed.fold = Fold(record.decode_entry(stream_id, fields) for stream_id, fields in raw)
         await self._look([feed])
         feed.notify()
+
+    async def _range(self, feed: Feed, start: str) -> list[tuple[str, dict[str, str]]]:
+        log = self._shard(feed.task_id).log(feed.task_id)
+        return cast(list[tuple[str, dict[str, str]]], await self._store.command("XRANGE", log, start, "+"))
 
     async def _check_silent(self) -> None:
         for tick in count(1):

@@ -8,7 +8,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from sibyl.core.state import State
 from sibyl.core.task import FinishReason, Message, SamplingParams, Task, TaskSpec
@@ -33,6 +33,17 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=METADATA
 MetadataValue = Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS)]
 
 
+def _whole(value: object) -> object:
+    """JSON knows no integers: 5.0 is the same number as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), BeforeValidator(_whole)]
+TopK = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=SEED_MOST), BeforeValidator(_whole)]
+Priority = Annotated[int, Field(ge=0, le=9), BeforeValidator(_whole)]
+
+
 class Body(BaseModel):
     """What a client sends: exact types, no unknown fields."""
 
@@ -42,12 +53,12 @@ class Body(BaseModel):
 class SamplingBody(Body):
     """How the next token is chosen. What is left out takes the engine's default."""
 
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="most tokens of the answer")
+    max_tokens: Tokens | None = Field(None, description="most tokens of the answer")
     temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest token always")
     top_p: float | None = Field(None, gt=0, le=1, description="keep the likeliest tokens that sum to this share")
-    top_k: int | None = Field(None, ge=0, le=1000, description="keep this many likeliest tokens; 0 keeps all")
+    top_k: TopK | None = Field(None, description="keep this many likeliest tokens; 0 keeps all")
     min_p: float | None = Field(None, ge=0, le=1, description="drop tokens below this share of the likeliest")
-    seed: int | None = Field(None, ge=0, le=SEED_MOST, description="the same seed draws the same answer")
+    seed: Seed | None = Field(None, description="the same seed draws the same answer")
     stop: list[Stop] = Field(
         default_factory=list, max_length=STOP_STRINGS, description="the answer ends before the first of these"
     )
@@ -91,7 +102,7 @@ class QuestionBody(Body):
         default_factory=list, max_length=HISTORY_MESSAGES, description="earlier turns, oldest first"
     )
     sampling: SamplingBody = Field(default_factory=SamplingBody)
-    priority: int = Field(5, ge=0, le=9, description="larger runs sooner")
+    priority: Priority = Field(5, description="larger runs sooner")
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=METADATA_ENTRIES, description="the client's own, returned unchanged"
     )
@@ -115,9 +126,9 @@ class FortuneBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"question": "Will the journey go well?", "seed": 42}]})
 
     question: Text = Field(description="what the poem is to answer")
-    seed: int | None = Field(None, ge=0, le=SEED_MOST, description="draws the poem; left out, chance does")
+    seed: Seed | None = Field(None, description="draws the poem; left out, chance does")
     sampling: SamplingBody = Field(default_factory=SamplingBody)
-    priority: int = Field(5, ge=0, le=9, description="larger runs sooner")
+    priority: Priority = Field(5, description="larger runs sooner")
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_ENTRIES)
 
 

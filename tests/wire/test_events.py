@@ -1,0 +1,64 @@
+"""Events as frames: every one is a single line of JSON with its type, under its cursor."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sibyl.core.cursor import Cursor
+from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
+from sibyl.core.task import Usage
+from sibyl.wire import events
+from sibyl.wire.sse import Parser
+
+TEXT = st.text(st.characters(codec="utf-8"))
+USAGE = Usage(prompt_tokens=3, completion_tokens=4)
+FRAMES: list[tuple[Event, str, str]] = [
+    (Queued(), "queued", '"task_id":"0.ab"'),
+    (Started(attempt=2, model="m", kept=1, previous=Cursor(5, 1)), "started", '"attempt":2,"model":"m"'),
+    (Output(text='ü"\n', token_ids=(1, 2)), "llm_streaming", '"token":"ü\\"\\n","index":6'),
+    (
+        Completed(text_length=9, usage=USAGE, finish_reason="length"),
+        "completed",
+        '"text_length":9,"usage":{"prompt_tokens":3,"completion_tokens":4},"finish_reason":"length"',
+    ),
+    (Failed(code="c", message="m"), "failed", '"code":"c","message":"m"'),
+    (Expired(), "expired", '"message":"The task was not finished before its deadline."'),
+]
+
+
+@pytest.mark.parametrize(("event", "name", "fields"), FRAMES, ids=[name for _, name, _ in FRAMES])
+def test_a_logged_event_is_its_pinned_bytes(event: Event, name: str, fields: str) -> None:
+    """Order and spelling included; what is for workers alone, such as token ids, stays inside."""
+    frame = events.entry_frame("0.ab", Entry(Cursor(6, 7), event))
+
+    assert frame.decode() == f'id: 6-7\r\nevent: {name}\r\ndata: {{"type":"{name}",{fields}}}\r\n\r\n'
+
+
+def test_a_cancelled_event_has_nothing_to_say() -> None:
+    """Only its type."""
+    frame = events.entry_frame("0.ab", Entry(Cursor(6, 7), Cancelled()))
+
+    assert frame == b'id: 6-7\r\nevent: cancelled\r\ndata: {"type":"cancelled"}\r\n\r\n'
+
+
+def test_hints_have_no_place() -> None:
+    """Without an id: nobody can go on from them."""
+    assert events.position_frame(3) == b'event: position\r\ndata: {"type":"position","position":3}\r\n\r\n'
+    assert events.progress_frame(1, 2) == (
+        b'event: progress\r\ndata: {"type":"progress","prompt_tokens_evaluated":1,"prompt_tokens":2}\r\n\r\n'
+    )
+    assert events.reset_frame(2, "a\n") == b'event: reset\r\ndata: {"type":"reset","from":2,"text":"a\\n"}\r\n\r\n'
+    assert events.forgotten_frame("task_forgotten", "m") == (
+        b'event: failed\r\ndata: {"type":"failed","code":"task_forgotten","message":"m"}\r\n\r\n'
+    )
+
+
+@given(TEXT, st.integers(0, 10**15 - 1), st.integers(1, 10**9 - 1))
+def test_any_text_comes_back(text: str, epoch: int, offset: int) -> None:
+    """Whatever the model says, line ends and separators of any alphabet included."""
+    [frame] = Parser().feed(events.entry_frame("0.ab", Entry(Cursor(epoch, offset), Output(text=text))))
+
+    assert (frame.id, frame.event) == (f"{epoch}-{offset}", "llm_streaming")
+    assert json.loads(frame.data) == {"type": "llm_streaming", "token": text, "index": offset - 1}

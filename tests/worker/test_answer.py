@@ -1,0 +1,94 @@
+"""An answer on its way to the log, when Redis loses what it had."""
+
+import pytest
+from redis import Redis
+
+from sibyl.core.errors import LeaseLost, TaskCancelled
+from sibyl.core.event import Output
+from sibyl.core.fold import Fold
+from sibyl.core.state import State
+from sibyl.core.task import TaskId, Usage
+from sibyl.worker.answer import Answer
+from tests.worker.desk import Desk
+
+USAGE = Usage(prompt_tokens=1, completion_tokens=1)
+
+
+async def begin(desk: Desk) -> tuple[TaskId, Answer]:
+    """Claim a task and begin its answer."""
+    task_id = await desk.ask("x")
+    claim = await desk.queue.claim(nonce="n:1", model="m", lease_s=30, max_attempts=5, floor=0)
+    assert claim is not None
+    return task_id, Answer(desk.queue, desk.log, claim.lease, (), lease_s=30)
+
+
+def lose_newest(desk: Desk, task_id: TaskId, kept: int) -> None:
+    """Take back all outputs after the first ``kept``, as a Redis that lost its newest writes has done."""
+    with Redis.from_url(desk.redis_url, decode_responses=True) as redis:
+        key = f"sibyl:{{q0}}:log:{task_id}"
+        lost = [
+            entry_id for entry_id, fields in redis.xrange(key) if int(entry_id.split("-")[1]) > kept and "t" in fields
+        ]
+        redis.xdel(key, *lost)
+        redis.execute_command("XSETID", key, redis.xrevrange(key, count=1)[0][0])
+        redis.hset(f"sibyl:{{q0}}:task:{task_id}", "offset", kept)
+
+
+@pytest.mark.parametrize("how", ["append", "renew", "settle"])
+async def test_what_redis_lost_is_sent_again(desk: Desk, how: str) -> None:
+    """Whichever write meets the gap fills it, under the same numbers; 600 outputs are more than one append."""
+    task_id, answer = await begin(desk)
+    for number in range(600):
+        await answer.append([Output(text=f"{number} ", token_ids=(number,))])
+    lose_newest(desk, task_id, 7)
+
+    match how:
+        case "append":
+            await answer.append([Output(text="600 ", token_ids=(600,))])
+        case "renew":
+            await answer.renew()
+        case _:
+            await answer.settle(answer.completed(USAGE, "stop"))
+
+    outputs = Fold(await desk.log.read(task_id)).answer()
+    assert [output.token_ids for output in outputs] == [(number,) for number in range(601 if how == "append" else 600)]
+    assert [entry.cursor.offset for entry in await desk.log.read(task_id)][2:602] == list(range(1, 601))
+
+
+async def test_an_end_counts_code_points(desk: Desk) -> None:
+    """The length that a reader can check."""
+    task_id, answer = await begin(desk)
+    await answer.append([Output(text="ü😀"), Output(text="e\u0301")])
+
+    end = answer.completed(USAGE, "stop")
+    await answer.settle(end)
+
+    assert end.text_length == 4
+    assert (await desk.show(task_id)).state is State.COMPLETED
+
+
+async def test_a_cancel_is_told_after_the_words_are_stored(desk: Desk) -> None:
+    """What was generated before the stop is in the log."""
+    task_id, answer = await begin(desk)
+    await desk.cancel(task_id)
+
+    with pytest.raises(TaskCancelled):
+        await answer.append([Output(text="last words")])
+
+    assert (await desk.show(task_id)).text == "last words"
+
+
+async def test_a_lost_lease_is_told_at_every_write(desk: Desk) -> None:
+    """And nothing is written."""
+    task_id, answer = await begin(desk)
+    desk.lose_lease(task_id)
+    assert await desk.queue.claim(nonce="n:2", model="m", lease_s=30, max_attempts=5, floor=0)
+
+    with pytest.raises(LeaseLost):
+        await answer.append([Output(text="foreign")])
+    with pytest.raises(LeaseLost):
+        await answer.renew()
+    with pytest.raises(LeaseLost):
+        await answer.settle(answer.completed(USAGE, "stop"))
+
+    assert (await desk.show(task_id)).text == ""
