@@ -302,6 +302,15 @@ def test_a_malformed_cursor_is_refused(client: httpx.Client, cursor: str, header
     assert refusal(response) == (422, "invalid_cursor")
 
 
+def test_a_malformed_cursor_beside_a_good_one_is_refused(client: httpx.Client) -> None:
+    """Also when it would not be used: it is a fault of the client's that must not hide."""
+    task_id = client.get("/api/tasks").json()["tasks"][0]["task_id"]
+
+    response = client.get(f"/api/tasks/{task_id}/events?after=x", headers={"Last-Event-ID": "0-1"})
+
+    assert refusal(response) == (422, "invalid_cursor")
+
+
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=101", "limit=x", "limit=1e1", "limit=" + "9" * 5_000, "state=x", "state=", "state=RUNNING"],

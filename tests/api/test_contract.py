@@ -38,7 +38,7 @@ def test_the_api_keeps_its_contract(redis_url: str, tmp_path: Path) -> None:
         ran = subprocess.run(
             [
                 *(program, f"--config-file={tmp_path}/schemathesis.toml", "run", f"{api.url}/openapi.json"),
-                *("--seed=20", "--max-examples=25", "--mode=all", "--checks=all", "--workers=2"),
+                *("--seed=20", "--max-examples=15", "--mode=all", "--checks=all", "--workers=1"),
                 *("--request-timeout=10", "--no-color", "--generation-database=none"),
             ],
             cwd=tmp_path,

@@ -11,12 +11,17 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from redis import Redis
+from starlette.types import Message
 
-from sibyl.core.event import Output
+from sibyl.api.streaming import EventStream
+from sibyl.core.cursor import START, Cursor
+from sibyl.core.event import Entry, Output, Queued
+from sibyl.core.fold import Fold
 from sibyl.core.task import LOCAL_OWNER, TaskId
 from sibyl.store.connection import Store
 from sibyl.store.log import EventLog
 from sibyl.store.queue import TaskQueue
+from sibyl.store.tail import Feed
 from sibyl.wire.sse import Frame, Parser
 from sibyl.worker.worker import Worker
 from tests.serving import (
@@ -156,7 +161,7 @@ def test_a_failed_stream_ends_with_why(
 
 def test_an_expired_stream_ends_with_why(redis_url: str) -> None:
     """The deadline passed while it was running."""
-    with run_api(redis_url, deadline_s=0.5) as api, run_worker(redis_url), api.client() as client:
+    with run_api(redis_url, deadline_s=1) as api, run_worker(redis_url), api.client() as client:
         frames = read_events(client, ask(client, "[pace=20] [tokens=1000]")["task_id"])
 
     assert frames[-1].event == "expired"
@@ -353,7 +358,9 @@ async def test_many_readers_that_take_nothing_cost_bounded_memory(redis_url: str
         await fill(redis_url, task_id, 2000, "x" * 4000)
         before = resident_bytes()
         with ExitStack() as stack:
-            for _ in range(20):
+            first = stack.enter_context(RawStream(api.port, task_id, receive_bytes=4096))
+            assert await asyncio.to_thread(first.socket.recv, 1)  # it has loaded the log, which the others share
+            for _ in range(19):
                 stack.enter_context(RawStream(api.port, task_id, receive_bytes=4096))
             assert await asyncio.to_thread(wait_until, lambda: api.context.followers == 20)
             grown = resident_bytes() - before
@@ -374,6 +381,36 @@ def open_connections(api: RunningApi) -> int:
     with open("/proc/net/tcp") as file:
         rows = [line.split() for line in file][1:]
     return sum(1 for row in rows if row[1].endswith(f":{api.port:04X}") and row[3] in ("01", "08"))
+
+
+async def test_a_stall_that_two_sends_notice_is_one_cut() -> None:
+    """An event and a keep-alive that wait for the same reader may time out in the same moment; that is no error."""
+    feed = Feed(TaskId("0.ab"))
+    feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
+    released: list[bool] = []
+    stuck = 0
+
+    async def send(message: Message) -> None:
+        nonlocal stuck
+        if message["type"] == "http.response.body":
+            stuck += 1
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    limits = {"keep_alive_s": 0.01, "send_timeout_s": 0.1}
+    stream = EventStream(feed, START, draining=asyncio.Event(), release=lambda: released.append(True), **limits)
+    running = asyncio.create_task(stream({"type": "http", "method": "GET"}, receive, send))
+    async with asyncio.timeout(2):
+        while stuck < 2:
+            await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is held up, so that both are due when it looks
+
+    await running
+
+    assert released == [True]
 
 
 def test_a_task_that_is_deleted_while_it_is_followed_ends_the_stream(client: httpx.Client, redis_url: str) -> None:

@@ -62,9 +62,9 @@ class EventStream(EventSourceResponse):
 
         try:
             await super().__call__(scope, receive, send_in_time)
-        except Cut:
+        except* Cut:
             logger.debug("Stream cut: draining", extra={"action": "stream_cut"})
-        except TimeoutError:
+        except* TimeoutError:  # an event and a keep-alive may notice it in the same moment
             logger.info("Stream cut: its reader takes nothing", extra={"action": "stream_stalled"})
         finally:
             self._release()

@@ -96,8 +96,8 @@ async def task_events(
 
     Leaving stops nothing. A body that ends without a terminal event was cut: connect again with the last `id`.
     """
-    given = last_event_id or after
-    cursor = START if given is None else Cursor.parse(given)
+    asked = START if after is None else Cursor.parse(after)
+    cursor = Cursor.parse(last_event_id) if last_event_id else asked
     identity = TaskId(task_id)
     await context.views.require_owner(identity, owner)
     with ExitStack() as stack:

@@ -30,8 +30,8 @@ from sibyl.core.errors import EngineError, ModelUnusable, PromptTooLong, SibylEr
 from sibyl.core.event import Output
 from sibyl.core.task import Message, Usage
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
-from sibyl.engines.event_stream import EventStream, LineTooLong
 from sibyl.engines.sampling import DEFAULT_MAX_TOKENS
+from sibyl.wire.sse import FrameTooLarge, Parser
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class UpstreamEngine:
                 request.abort.raise_if_requested()
                 if progress.finish_reason is None:
                     raise UpstreamError(f"The upstream broke off ({_reason(error)}).") from None
-            except LineTooLong:
+            except FrameTooLarge:
                 raise UpstreamError("The upstream sent a line without an end.") from None
         request.abort.raise_if_requested()
         if progress.finish_reason is None and not progress.done:
@@ -239,14 +239,14 @@ class UpstreamEngine:
         return body
 
     def _read(self, response: httpx.Response, abort: Abort, progress: _Progress, on_tokens: OnTokens) -> None:
-        stream = EventStream()
+        parser = Parser()
         for chunk in response.iter_bytes():
-            for data in stream.feed(chunk):
+            for frame in parser.feed(chunk):
                 abort.raise_if_requested()
-                if data == "[DONE]":
+                if frame.data == "[DONE]":
                     progress.done = True
                     return
-                if text := _take(data, progress):
+                if text := _take(frame.data, progress):
                     on_tokens(Output(text=text))
 
 
