@@ -273,18 +273,17 @@ CALLS: dict[str, Callable[[httpx.Client, str], httpx.Response]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("task_id", [*HOSTILE_IDS, "0." + "0" * 32], ids=lambda task_id: task_id[:12])
 def test_an_id_of_no_task_is_not_found(
-    client: httpx.Client, call: Callable[[httpx.Client, str], httpx.Response], task_id: str
+    client: httpx.Client, call: Callable[[httpx.Client, str], httpx.Response]
 ) -> None:
     """404, however strange it is; it becomes part of no key, path or header."""
-    response = call(client, task_id)
+    for task_id in (*HOSTILE_IDS, "0." + "0" * 32):
+        status, code = refusal(call(client, task_id))
 
-    status, code = refusal(response)
-    if status == 405:  # the id has made it another path, one under which the page lies
-        assert ".." in task_id or "?" in task_id or "%2f" in task_id
-        return
-    assert (status, code) in [(404, "unknown_task"), (404, "not_found")]
+        if status == 405:  # the id has made it another path, one under which the page may lie
+            assert any(part in task_id for part in ("..", "?", "%2e")), task_id
+        else:
+            assert (status, code) in [(404, "unknown_task"), (404, "not_found")], task_id
 
 
 @pytest.mark.parametrize(

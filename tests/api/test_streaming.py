@@ -388,12 +388,15 @@ async def test_a_stall_that_two_sends_notice_is_one_cut() -> None:
     feed = Feed(TaskId("0.ab"))
     feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
     released: list[bool] = []
+    both_stuck = asyncio.Event()
     stuck = 0
 
     async def send(message: Message) -> None:
         nonlocal stuck
         if message["type"] == "http.response.body":
             stuck += 1
+            if stuck == 2:
+                both_stuck.set()
             await asyncio.Event().wait()
 
     async def receive() -> Message:
@@ -404,8 +407,7 @@ async def test_a_stall_that_two_sends_notice_is_one_cut() -> None:
     stream = EventStream(feed, START, draining=asyncio.Event(), release=lambda: released.append(True), **limits)
     running = asyncio.create_task(stream({"type": "http", "method": "GET"}, receive, send))
     async with asyncio.timeout(2):
-        while stuck < 2:
-            await asyncio.sleep(0)
+        await both_stuck.wait()
     time.sleep(0.2)  # noqa: ASYNC251 - the loop is held up, so that both are due when it looks
 
     await running
