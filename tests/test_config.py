@@ -60,6 +60,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"send_timeout_s": -1}, "send_timeout_s: "),
     ({"keep_alive_s": 0}, "keep_alive_s: "),
     ({"retention_s": "nan"}, "retention_s: "),
+    ({"retention_s": 0}, "retention_s: "),
+    ({"deadline_s": "inf"}, "deadline_s: "),
+    ({"drain_s": "inf"}, "drain_s: "),
 ]
 
 

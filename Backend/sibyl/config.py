@@ -23,7 +23,12 @@ class Settings(BaseSettings):
     """The effective settings of a process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SIBYL_", env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+        env_prefix="SIBYL_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     # Where it listens and what it keeps

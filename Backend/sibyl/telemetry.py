@@ -78,11 +78,6 @@ class _Json(logging.Formatter):
         self._process = process
 
 
-def stack_of(error: BaseException) -> str:
-    """Return where an error came from, without its words, which may quote what a user wrote."""
-    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
-
-
 def start_logging(process: str, *, level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:
     """Send this process' log lines to ``stream``, standard error by default.
 

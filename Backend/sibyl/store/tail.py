@@ -50,6 +50,7 @@ class Feed:
         self.progress: tuple[int, int] | None = None  #: prompt tokens evaluated, and how many there are
         self.followers = 0
         self.silent = False  #: nothing came since the last check
+        self.loading = asyncio.Lock()
         self._changed = asyncio.Event()
 
     @property
@@ -118,15 +119,16 @@ class Tail:
         Raises:
             StoreUnavailable: Redis is out of reach.
         """
-        if feed.ended:
-            return
-        if feed.fold.entries:
-            # Another follower loaded it. It may be behind the log, and thus behind what this one has seen elsewhere.
-            await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
-            return
-        await self._reread(feed)
-        if not feed.ended:
-            await self._ring(self._shard(feed.task_id))
+        async with feed.loading:  # who joins meanwhile shares the load
+            if feed.ended:
+                return
+            if feed.fold.entries:
+                # Another follower loaded it. It may be behind the log, and so behind what this one saw elsewhere.
+                await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
+                return
+            await self._reread(feed)
+            if not feed.ended:
+                await self._ring(self._shard(feed.task_id))
 
     async def run(self) -> None:
         """Tail until cancelled."""

@@ -14,7 +14,6 @@ from sibyl.core.fold import Fold
 from sibyl.engines.base import Engine, GenerationRequest, GenerationResult, OnTokens
 from sibyl.store.log import EventLog
 from sibyl.store.queue import Claim, TaskQueue
-from sibyl.telemetry import stack_of
 from sibyl.worker.answer import Answer
 
 logger = logging.getLogger(__name__)
@@ -146,11 +145,15 @@ class Attempt:
                 return
 
     def _log_failure(self, error: Exception) -> None:
-        # Never the error's own words: an engine or a server may quote the prompt in them.
+        # Never a known error's own words: a server may quote the prompt in them. Those of others are kept out of every
+        # traceback (see telemetry).
         known = isinstance(error, SibylError)
-        what = error.code if isinstance(error, SibylError) else f"{type(error).__name__}\n{stack_of(error)}"
         logger.log(
-            logging.WARNING if known else logging.ERROR, "Attempt failed: %s", what, extra=self._about("attempt_failed")
+            logging.WARNING if known else logging.ERROR,
+            "Attempt failed: %s",
+            error.code if isinstance(error, SibylError) else type(error).__name__,
+            extra=self._about("attempt_failed"),
+            exc_info=None if known else error,
         )
 
     def _about(self, action: str) -> dict[str, object]:
