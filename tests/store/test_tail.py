@@ -39,8 +39,8 @@ async def test_many_followers_of_one_task_share_one_blocking_connection(desk: De
         await reader.until(lambda reader: bool(reader.text))
 
     async with asyncio.timeout(5):  # the server takes a moment to let go of the test before
-        while sum("b" in client["flags"] for client in admin.client_list()) != 1:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the server has no event for it
+        while sum("b" in client["flags"] for client in admin.client_list()) != 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert tail.followed == 2
 
     await desk.complete(lease, 1)
