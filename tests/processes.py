@@ -40,7 +40,12 @@ class Serve:
     """A running `sibyl serve`."""
 
     def __init__(
-        self, data_dir: Path, *flags: str, python: str = sys.executable, env: dict[str, str] | None = None
+        self,
+        data_dir: Path,
+        *flags: str,
+        python: str = sys.executable,
+        env: dict[str, str] | None = None,
+        closed_stdin: bool = False,
     ) -> None:
         """Start it on a free port; ``ready`` waits for it."""
         self.port = free_port()
@@ -50,6 +55,8 @@ class Serve:
         self._log_path = data_dir / "serve.log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIBYL_")}
         command = [python, "-m", "sibyl", "serve", "--port", str(self.port), "--data-dir", str(data_dir), *flags]
+        if closed_stdin:
+            command = ["sh", "-c", 'exec "$@" 0<&-', "sh", *command]
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=data_dir, env=environment | (env or {})

@@ -79,9 +79,25 @@ def test_a_wrong_value_is_said_in_one_line(flags: dict[str, Any], message: str) 
 def test_a_wrong_value_of_the_environment_is_said_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that are wrong at once."""
     monkeypatch.setenv("SIBYL_PORT", "x")
-    monkeypatch.setenv("SIBYL_SLOTS", "")
+    monkeypatch.setenv("SIBYL_SLOTS", "0")
 
     with pytest.raises(ProcessError, match=r"port: .*; slots: "):
+        load_settings()
+
+
+def test_an_empty_value_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of .env.example with nothing after the equals sign changes nothing, nor does an empty flag."""
+    monkeypatch.setenv("SIBYL_THREADS", "")
+    monkeypatch.setenv("SIBYL_PORT", "")
+
+    assert load_settings(redis_url="") == Settings(_env_file=None)
+
+
+def test_an_env_file_that_is_no_text_is_said_in_one_line(empty_place: Path) -> None:
+    """It names the file."""
+    (empty_place / ".env").write_bytes(b"SIBYL_PORT=\xff\xfe")
+
+    with pytest.raises(ProcessError, match=r"\.env is not UTF-8"):
         load_settings()
 
 

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         allow_inf_nan=False,
+        env_ignore_empty=True,
     )
 
     # Where it listens and what it keeps
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     engine: Literal["llama", "openai", "scripted"] = Field("llama", description="what answers")
     model: str | None = Field(None, description="path of a GGUF, or hf:owner/repo[:file]; none is the bundled model")
     slots: PositiveInt = Field(2, le=256, description="answers that one worker generates at a time")
-    threads: PositiveInt | None = Field(None, description="CPU threads of the engine; none leaves one core free")
+    threads: PositiveInt | None = Field(None, le=1024, description="CPU threads of the engine; none leaves a core free")
     context_tokens: PositiveInt | None = Field(
         None, description="context of a slot; none: the model's own, at most 4096"
     )
@@ -107,7 +108,9 @@ def load_settings(**flags: Any) -> Settings:
         ProcessError: a value is wrong; the message names the setting and what it must be.
     """
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**{name: value for name, value in flags.items() if value not in (None, "")})
+    except UnicodeDecodeError:
+        raise ProcessError("Wrong settings: the file .env is not UTF-8.") from None
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg'].removeprefix('Value error, ')}"

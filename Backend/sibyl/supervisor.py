@@ -28,7 +28,7 @@ from sibyl.config import Settings, child_environment
 from sibyl.core.errors import ProcessError, StoreUnavailable
 from sibyl.core.policy import backoff_s
 from sibyl.engines.library import HUB_PREFIX, resolve_model
-from sibyl.store.connection import Store
+from sibyl.store.connection import Store, because
 from sibyl.store.embedded import EmbeddedRedis
 from sibyl.store.parent_death import ending_with_parent
 from sibyl.telemetry import start_logging
@@ -47,7 +47,7 @@ WELCOME = """
   Sibyl is ready: {url}
 
   Ask in a browser     {url}
-  in a terminal        {command} ask "Should I change my job this year?"
+  in a terminal        {command} ask{where} "Should I change my job this year?"
   from any program     curl -i -X POST {url}api/questions -H 'content-type: application/json' \\
                          -d '{{"question": "Should I change my job this year?"}}'
                        curl -N {url}api/tasks/<task_id>/events
@@ -63,12 +63,22 @@ def serve(settings: Settings) -> None:
     Raises:
         SibylError: it cannot start; the message says what to do.
     """
+    _open_standard_streams()
     start_logging("serve", level=settings.log_level, form=settings.log_format)
     if settings.engine == "llama" and not (settings.model or "").startswith(HUB_PREFIX):
         resolve_model(settings.model)  # said at once, not by a child; a download is the worker's business
     with bind(settings.host, settings.port) as listening:
         listening.listen()
         asyncio.run(Supervisor(settings, listening).run())
+
+
+def _open_standard_streams() -> None:
+    """Fill closed descriptors 0 to 2, or the next socket gets such a number and a child loses it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 class Child:
@@ -153,8 +163,9 @@ class Supervisor:
             ProcessError: a part cannot start.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup asked to ignore it
+                loop.add_signal_handler(number, self._end)
         redis = None
         settings = self._settings
         if settings.redis_url is None:
@@ -204,7 +215,8 @@ class Supervisor:
             watching.result()  # raises why it ended by itself
 
     def _worker_name(self) -> str:
-        return f"serve-{socket.gethostname()}-{self._listening.getsockname()[1]}"
+        address, port = self._listening.getsockname()[:2]
+        return f"serve-{socket.gethostname()}-{address}-{port}"
 
     async def _asked_to_end(self) -> None:
         await self._ending.wait()
@@ -226,7 +238,9 @@ class Supervisor:
                         break
                 await asyncio.sleep(_LOOK_S)
         logger.info("Ready", extra={"action": "ready", "url": url})
-        sys.stderr.write(WELCOME.format(url=url, command=_command(), data=self._settings.data_dir))
+        where = "" if url == "http://127.0.0.1:8000/" else f" --url {url}"
+        data = self._settings.data_dir if self._settings.redis_url is None else "the Redis of --redis-url"
+        sys.stderr.write(WELCOME.format(url=url, command=_command(), where=where, data=data))
         sys.stderr.flush()
 
 
@@ -242,8 +256,8 @@ async def _require_redis(url: str) -> None:
     store = Store(url)
     try:
         await store.patient(REDIS_START_S).check()
-    except StoreUnavailable:
-        why = f"Redis did not answer within {REDIS_START_S:.0f} s. Check --redis-url; `sibyl doctor` helps."
+    except StoreUnavailable as error:
+        why = f"Redis did not answer within {REDIS_START_S:.0f} s{because(error)}. Check --redis-url."
         raise StoreUnavailable(why) from None
     finally:
         await store.close()
@@ -254,7 +268,17 @@ async def _keep(redis: EmbeddedRedis) -> None:
     while True:
         status = await redis.exited()
         logger.warning("Redis died; starting it again", extra={"action": "redis_died", "status": status})
-        await redis.start()
+        failures = 0
+        while not redis.running:
+            try:
+                await redis.start()
+            except ProcessError as error:
+                # A full disk may have room again in a moment; until then the API answers 503 and nothing is lost.
+                failures += 1
+                pause_s = backoff_s(failures, first_s=0.5, most_s=10.0)
+                facts = {"action": "redis_cannot_start", "again_in_s": pause_s}
+                logger.error("Redis cannot start: %s", error.message, extra=facts)
+                await asyncio.sleep(pause_s)
 
 
 def _tell_loading(percent: float) -> None:

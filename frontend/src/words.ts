@@ -61,7 +61,9 @@ const OWN_WORDS: Record<string, string> = {
 
 /** An error of the API in the user's words; its own message where we have none, and what it says of each field. */
 export function problemOf(error: ApiError): Problem {
-  const sentences = [OWN_WORDS[error.code] ?? error.message];
+  const own = OWN_WORDS[error.code];
+  // The API's message repeats the first detail.
+  const sentences = own !== undefined ? [own] : error.details.length > 0 ? [] : [error.message];
   for (const detail of error.details) {
     const field = detail.loc.filter((part) => part !== "body").join(".");
     sentences.push(field ? `${field}: ${detail.message}` : detail.message);

@@ -148,7 +148,7 @@ describe("the words", () => {
     const wrong = problemOf(new ApiError("invalid_request", "The request is not valid.", 422, null, details));
     const full = problemOf(new ApiError("queue_full", "?", 429, 6_500));
 
-    expect(wrong.message).toBe("The request is not valid. question: too long");
+    expect(wrong.message).toBe("question: too long");
     expect(full.message).toBe("The queue is full just now. Try again in 7 seconds.");
   });
 

@@ -34,8 +34,9 @@ def test_only_the_remote_server_deserves_another_attempt() -> None:
     """A model that cannot answer will not answer better the second time; a network may."""
     tree = [error for error in vars(errors).values() if inspect.isclass(error) and issubclass(error, SibylError)]
 
-    assert [error for error in tree if policy.deserves_another_attempt(error())] == [UpstreamError]
-    assert not policy.deserves_another_attempt(ValueError())
+    assert [error for error in tree if policy.deserves_another_attempt(error(), 1)] == [UpstreamError]
+    assert not policy.deserves_another_attempt(ValueError(), 1)
+    assert not policy.deserves_another_attempt(UpstreamError(), policy.UPSTREAM_ATTEMPTS)
 
 
 def test_our_own_errors_are_shown() -> None:

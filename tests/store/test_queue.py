@@ -420,7 +420,7 @@ async def test_settling_more_than_redis_holds_is_a_gap(desk: Desk) -> None:
 
 async def test_a_released_task_is_claimed_again_at_once(desk: Desk) -> None:
     """It counts as a failed attempt, unless it was given back unharmed; and it comes first."""
-    task_id, lease = await desk.begin("one ")
+    task_id, lease = await desk.begin()
 
     async def tries() -> str:
         return str(await desk.store.command("HGET", desk.shard(task_id).task(task_id), "tries"))
@@ -432,8 +432,21 @@ async def test_a_released_task_is_claimed_again_at_once(desk: Desk) -> None:
     assert await tries() == "1"
 
     third = await desk.claimed()
-    assert (third.lease.task_id, third.attempt, third.stored) == (task_id, 3, 1)
+    assert (third.lease.task_id, third.attempt, third.stored) == (task_id, 3, 0)
     assert not await desk.queue.release(lease)
+
+
+async def test_a_try_that_stored_something_does_not_count(desk: Desk) -> None:
+    """A task whose worker is killed by another one's fault goes on as long as it gets somewhere."""
+    task_id, lease = await desk.begin("one ")
+    tries = desk.shard(task_id).task(task_id), "tries"
+    assert await desk.queue.release(lease)
+
+    again = await desk.claimed()
+    assert await desk.store.command("HGET", *tries) == "1"
+    assert await desk.queue.release(again.lease)
+    await desk.claimed()
+    assert await desk.store.command("HGET", *tries) == "2"
 
 
 async def test_a_released_task_waits_as_long_as_was_said(desk: Desk) -> None:

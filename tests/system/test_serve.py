@@ -236,3 +236,39 @@ def test_a_second_serve_on_the_same_data_is_refused_clearly(start_serve: StartSe
 
     assert str(first.process.pid) in line
     assert httpx.get(f"{first.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_a_neighbour_of_a_question_that_kills_its_worker_is_answered(start_serve: StartServe) -> None:
+    """Both share a worker that dies again and again: only the one that makes no progress fails."""
+    serve = start_serve("--slots", "2", env={"SIBYL_MAX_ATTEMPTS": "3"}).ready()
+    innocent = Follower(serve.url, serve.ask("Slowly. [tokens=60] [pace=20]")["task_id"])
+    innocent.wait_for("llm_streaming", 3)
+
+    poison = Follower(serve.url, serve.ask("Break. [crash=2]")["task_id"])
+
+    assert poison.wait_for_end()["type"] == "failed"
+    assert innocent.wait_for_end()["type"] == "completed"
+
+
+def test_it_serves_without_standard_streams(start_serve: StartServe) -> None:
+    """Started by something that closed them, as some supervisors do."""
+    serve = start_serve(closed_stdin=True).ready()
+
+    assert httpx.get(f"{serve.url}/healthz", trust_env=False).status_code == 200
+
+
+def test_the_welcome_names_the_address_that_was_asked_for(start_serve: StartServe) -> None:
+    """What it tells to type next works as written."""
+    serve = start_serve().ready()
+
+    until(lambda: "Stop with Ctrl-C" in serve.log, limit_s=10, what="welcome")
+    assert f"ask --url {serve.url}/ " in serve.log
+
+
+def test_a_closed_terminal_drains(start_serve: StartServe) -> None:
+    """SIGHUP is an end like Ctrl-C."""
+    serve = start_serve().ready()
+
+    serve.process.send_signal(signal.SIGHUP)
+
+    assert serve.process.wait(30) == 0

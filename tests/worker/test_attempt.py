@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sibyl.core import policy
 from sibyl.core.errors import UpstreamError
 from sibyl.core.event import Output
 from sibyl.core.state import State
@@ -97,14 +98,16 @@ async def test_a_fault_of_the_upstream_server_is_tried_again(desk: Desk) -> None
     assert [len(request.stored) for request in engine.requests] == [0, 4, 4]
 
 
-async def test_a_fault_that_stays_is_not_tried_for_ever(desk: Desk) -> None:
-    """After the last attempt the task fails."""
+async def test_an_upstream_that_stays_away_is_not_tried_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last attempt the task fails, and says that it was the upstream and no lost worker."""
+    monkeypatch.setattr(policy, "UPSTREAM_ATTEMPTS", 3)
     engine = FlakyEngine(*[0] * 10)
-    async with working(desk.redis_url, engine, max_attempts=2):
+    async with working(desk.redis_url, engine, max_attempts=1):
         task = await desk.end(await desk.ask("x"), 8)
 
     assert task.state is State.FAILED
-    assert len(engine.requests) == 2
+    assert task.error is not None and task.error.code == "upstream_error"
+    assert len(engine.requests) == 3
 
 
 async def test_an_unexpected_error_fails_one_task_and_not_the_worker(desk: Desk, logged: io.StringIO) -> None:

@@ -238,8 +238,8 @@ async def test_a_worker_that_lost_its_lease_in_a_long_prompt_stops_too(desk: Des
 
 
 async def test_a_task_that_every_worker_dies_of_fails(desk: Desk) -> None:
-    """After so many attempts it is worker_lost, and the worker after that goes on with others."""
-    task_id = await desk.ask("[pace=10] [tokens=1000]")
+    """After so many attempts without progress it is worker_lost, and the worker after that goes on with others."""
+    task_id = await desk.ask("[prompt_s=60] [tokens=5]")
     for number in range(2):
         engine = WatchedEngine()
         async with working(desk.redis_url, engine, max_attempts=2, lease_s=30, heartbeat_s=1) as doomed:

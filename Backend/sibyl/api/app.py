@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import sibyl
-from sibyl.api import errors, fortunes, health, page, questions, tasks
+from sibyl.api import docs, errors, fortunes, health, page, questions, tasks
 from sibyl.api.body import BodyLimit
 from sibyl.api.context import Context
 from sibyl.config import Settings
@@ -63,11 +63,14 @@ def create_app(settings: Settings, store: Store, *, on_failure: Callable[[], Non
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is in docs.py
+        redoc_url=None,
         redirect_slashes=False,  # one path for each thing
     )
     app.state.context = context
     errors.install(app)
     app.add_middleware(BodyLimit, body_bytes=settings.body_bytes)
+    docs.install(app)
     for routes in (questions.router, fortunes.router, tasks.router, health.router):
         app.include_router(routes)
     page.mount(app)

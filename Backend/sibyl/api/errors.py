@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from sibyl.core.errors import SibylError
+from sibyl.wire.tasks import VISIBLE
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ _HTTP = {
     415: ("unsupported_media_type", "Send the body as application/json."),
 }
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_WORDS = {VISIBLE: "Input should hold at least one visible character"}
 DETAILS = 20  # most details in one error
 
 
@@ -77,7 +79,10 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     if any(item["type"] == "json_invalid" for item in error.errors()):
         return http_error(400)
     details = [
-        {"loc": [part if isinstance(part, int) else str(part)[:100] for part in item["loc"]], "message": item["msg"]}
+        {
+            "loc": [part if isinstance(part, int) else str(part)[:100] for part in item["loc"]],
+            "message": _WORDS.get(item.get("ctx", {}).get("pattern", ""), item["msg"]),
+        }
         for item in error.errors()[:DETAILS]
     ]
     where = ".".join(map(str, details[0]["loc"])) if details else "request"

@@ -1,5 +1,6 @@
 """Whether the process lives, whether the whole can answer, and figures for Prometheus."""
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -13,6 +14,8 @@ from sibyl.core.task import WorkerInfo
 
 router = APIRouter(tags=["health"])
 
+READY_S = 0.8  # who asks usually waits a second
+
 
 @router.get("/healthz")
 async def live() -> dict[Literal["status"], str]:
@@ -24,9 +27,12 @@ async def live() -> dict[Literal["status"], str]:
 async def ready(context: ContextParam) -> Response:
     """Say whether a question asked now would be answered: Redis is there, and a live worker."""
     try:
-        workers = await context.registry.alive()
+        async with asyncio.timeout(READY_S):
+            workers = await context.registry.alive()
     except SibylError as error:
         return _readiness(False, [], error.message)
+    except TimeoutError:
+        return _readiness(False, [], "Redis does not answer.")
     if not workers:
         return _readiness(True, [], "No worker is alive. It may still be loading its model; see its log.")
     return _readiness(True, workers, None)

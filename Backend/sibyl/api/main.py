@@ -14,7 +14,7 @@ from sibyl.api.context import Context
 from sibyl.api.listening import bind
 from sibyl.config import Settings
 from sibyl.core.errors import ProcessError, StoreUnavailable
-from sibyl.store.connection import Store
+from sibyl.store.connection import Store, because
 from sibyl.telemetry import start_logging
 
 logger = logging.getLogger(__name__)
@@ -60,11 +60,10 @@ async def _serve(settings: Settings, redis_url: str, config: uvicorn.Config, lis
     store = Store(redis_url, shards=settings.shards)
     try:
         found = await store.patient(STORE_PATIENCE_S).check()
-    except StoreUnavailable:
+    except StoreUnavailable as error:
         await store.close()
-        raise StoreUnavailable(
-            f"Redis did not answer within {STORE_PATIENCE_S:.0f} s. Check the Redis URL; `sibyl doctor` helps."
-        ) from None
+        why = f"Redis did not answer within {STORE_PATIENCE_S:.0f} s{because(error)}. Check the Redis URL."
+        raise StoreUnavailable(why) from None
     failed = asyncio.Event()
 
     def fail() -> None:

@@ -6,6 +6,7 @@ from sibyl.core.errors import SibylError, UpstreamError
 from sibyl.core.event import Failed, Output
 
 MERGED_OUTPUTS = 32  # most outputs that are logged as one, so that a log entry stays small
+UPSTREAM_ATTEMPTS = 20  # with pauses of up to 15 s, an upstream may be away for four minutes
 MESSAGE_CHARS = 1000  # longest error message that is logged
 
 
@@ -14,9 +15,9 @@ def backoff_s(failures: int, *, first_s: float = 0.05, most_s: float = 2.0) -> f
     return min(most_s, first_s * 2.0 ** min(max(failures - 1, 0), 30))
 
 
-def deserves_another_attempt(error: Exception) -> bool:
-    """Whether another attempt at the same task may do better."""
-    return isinstance(error, UpstreamError)
+def deserves_another_attempt(error: Exception, attempt: int) -> bool:
+    """Whether another attempt after this one may do better."""
+    return isinstance(error, UpstreamError) and attempt < UPSTREAM_ATTEMPTS
 
 
 def failure(error: Exception, *, kept: int) -> Failed:

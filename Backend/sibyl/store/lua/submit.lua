@@ -3,7 +3,7 @@
 -- Accepts a task: after the reply it survives every process. Again with the same id, or the same Idempotency-Key: no effect.
 --
 -- task       hash   created here: owner spec state epoch nonce offset attempt tries score created_ms deadline_ms
---                   retention_ms; later lease_ms model started_ms finished_ms progress cancel
+--                   retention_ms; later lease_ms claimed_offset model started_ms finished_ms progress cancel
 -- waiting    zset   its score: the priority band, then the owner's virtual start time, one step a task
 -- idem       string `<id> <request>`; the task's own key when no Idempotency-Key was given
 --
