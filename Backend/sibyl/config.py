@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     # Where it listens and what it keeps
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
+    trusted_hosts: str | None = Field(
+        None, description="Host names that are answered, by commas, * for all; none: local ones only, on loopback"
+    )
     data_dir: Path = Field(default_factory=default_data_dir, description="folder of the embedded Redis")
     redis_url: SecretStr | None = Field(
         None,

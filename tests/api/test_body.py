@@ -173,7 +173,7 @@ def test_a_large_body_in_chunks_is_refused_when_it_grew_too_large(api: RunningAp
     """413 although no length was declared, and without holding it."""
     with socket.create_connection(("127.0.0.1", api.port), timeout=5) as connection:
         connection.sendall(
-            b"POST /api/questions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"transfer-encoding: chunked\r\n\r\n"
         )
         sent = 0
@@ -218,7 +218,7 @@ def test_a_body_that_does_not_come_is_given_up(api: RunningApi, monkeypatch: pyt
     monkeypatch.setattr(sibyl.api.body, "READ_S", 0.3)
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", api.port), timeout=5) as connection:
-        connection.sendall(b"POST /api/questions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" + head)
+        connection.sendall(b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n" + head)
         answer = b""
         while piece := connection.recv(65_536):
             answer += piece
@@ -232,7 +232,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(api: Running
     """Nothing is answered, nothing is logged; the fixture looks."""
     with socket.create_connection(("127.0.0.1", api.port), timeout=5) as connection:
         connection.sendall(
-            b"POST /api/questions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: 1000\r\n\r\n{"
         )
 
@@ -327,11 +327,11 @@ def test_a_wrong_parameter_of_the_list_is_named(client: httpx.Client, query: str
     [
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
-        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * 20_000 + b"\r\n",
-        b"POST /api/questions HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"POST /api/questions HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999999\r\n\r\n",
-        b"POST /api/questions HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * 20_000 + b"\r\n",
+        b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+        b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
     ids=["version", "TLS", "path", "headers", "negative length", "long length", "two lengths"],
 )

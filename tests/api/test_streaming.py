@@ -52,7 +52,7 @@ class RawStream:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(LIMIT_S)
         self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(f"GET /api/tasks/{task_id}/events HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        self.socket.sendall(f"GET /api/tasks/{task_id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
 
     def __enter__(self) -> "RawStream":
         return self

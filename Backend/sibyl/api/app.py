@@ -11,6 +11,7 @@ import sibyl
 from sibyl.api import docs, errors, fortunes, health, page, questions, tasks
 from sibyl.api.body import BodyLimit
 from sibyl.api.context import Context
+from sibyl.api.hosts import TrustedHosts, trusted_hosts
 from sibyl.config import Settings
 from sibyl.core.errors import SibylError
 from sibyl.store.connection import Store
@@ -70,6 +71,7 @@ def create_app(settings: Settings, store: Store, *, on_failure: Callable[[], Non
     app.state.context = context
     errors.install(app)
     app.add_middleware(BodyLimit, body_bytes=settings.body_bytes)
+    app.add_middleware(TrustedHosts, names=trusted_hosts(settings.host, settings.trusted_hosts))
     docs.install(app)
     for routes in (questions.router, fortunes.router, tasks.router, health.router):
         app.include_router(routes)
