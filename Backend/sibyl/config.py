@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     # Time
     lease_s: PositiveFloat = Field(5.0, description="a silent worker loses its task after this")
     heartbeat_s: PositiveFloat = Field(1.0, description="pause between renewals; at most a third of the lease")
-    max_attempts: PositiveInt = Field(5, description="claims of one task before it fails as worker_lost")
+    max_attempts: PositiveInt = Field(
+        5, description="claims in a row without progress before a task fails as worker_lost"
+    )
     deadline_s: float = Field(3600.0, ge=1, description="a task that is not finished after this expires")
     retention_s: float = Field(7 * 86400.0, ge=1, description="how long a finished task is kept")
     drain_s: PositiveFloat = Field(20.0, description="how long running answers may go on after SIGTERM")

@@ -272,3 +272,25 @@ def test_a_closed_terminal_drains(start_serve: StartServe) -> None:
     serve.process.send_signal(signal.SIGHUP)
 
     assert serve.process.wait(30) == 0
+
+
+def test_a_redis_that_cannot_start_again_is_tried_until_it_can(start_serve: StartServe) -> None:
+    """Its data cannot be read for a while: the API stays up and says 503, and afterwards everything is there."""
+    serve = start_serve().ready()
+    task_id = serve.ask("Something before. [tokens=5]")["task_id"]
+    Follower(serve.url, task_id).wait_for_end()
+    redis = serve.child("redis-server")
+    log = max((serve.data_dir / "redis").rglob("*.aof"), key=lambda path: path.stat().st_size)
+    with log.open("r+b") as file:
+        beginning = file.read(4)
+        file.seek(0)
+        file.write(b"XXXX")
+    os.kill(redis, signal.SIGKILL)
+    until(lambda: "Redis cannot start" in serve.log, limit_s=20, what="the failed start")
+
+    assert httpx.get(f"{serve.url}/readyz", timeout=10, trust_env=False).status_code == 503
+    with log.open("r+b") as file:
+        file.write(beginning)
+
+    serve.ready()
+    assert serve.task(task_id)["state"] == "completed"
