@@ -41,16 +41,18 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir, description="folder of the embedded Redis")
     redis_url: SecretStr | None = Field(
         None,
-        description="redis://, rediss:// or unix:// URL of a Redis 6.2+ or Valkey; none starts an embedded one",
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL; none: an embedded Redis",
     )
-    redis_fsync: Literal["always", "everysec"] = Field(
-        "always", description="embedded Redis: always loses nothing on power loss, everysec at most a second"
+    durability: Literal["fast", "safe", "ha"] = Field(
+        "safe",
+        description="fast: power loss may cost a second; safe: costs nothing; ha: nor does the loss of the one Redis",
     )
     shards: PositiveInt = Field(1, le=64, description="parts that the keys are spread over; the same in all processes")
 
     # The engine
     engine: Literal["llama", "openai", "scripted"] = Field("llama", description="what answers")
     model: str | None = Field(None, description="path of a GGUF, or hf:owner/repo[:file]; none is the bundled model")
+    workers: PositiveInt = Field(1, le=64, description="worker processes that sibyl serve runs; two take over at once")
     slots: PositiveInt = Field(2, le=256, description="answers that one worker generates at a time")
     threads: PositiveInt | None = Field(None, le=1024, description="CPU threads of the engine; none leaves a core free")
     context_tokens: PositiveInt | None = Field(
@@ -90,6 +92,8 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.heartbeat_s * 3 > self.lease_s:
             raise ValueError("heartbeat_s must be at most a third of lease_s, so that two may be lost")
+        if self.durability == "ha" and self.redis_url is None:
+            raise ValueError("durability ha needs a Redis with a replica: give --redis-url")
         if self.engine == "openai" and not self.upstream_url:
             raise ValueError("--engine openai needs --upstream URL (SIBYL_UPSTREAM_URL)")
         return self

@@ -31,6 +31,7 @@ from sibyl.engines.library import HUB_PREFIX, resolve_model
 from sibyl.store.connection import Store, because
 from sibyl.store.embedded import EmbeddedRedis
 from sibyl.store.parent_death import ending_with_parent
+from sibyl.store.redis_settings import Fsync
 from sibyl.telemetry import start_logging
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,8 @@ class Supervisor:
         redis = None
         settings = self._settings
         if settings.redis_url is None:
-            redis = EmbeddedRedis(settings.data_dir, fsync=settings.redis_fsync, on_loading=_tell_loading)
+            fsync: Fsync = "everysec" if settings.durability == "fast" else "always"
+            redis = EmbeddedRedis(settings.data_dir, fsync=fsync, on_loading=_tell_loading)
             await redis.start()
         else:
             await _require_redis(settings.redis_url.get_secret_value())
