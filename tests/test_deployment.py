@@ -57,9 +57,11 @@ def test_the_example_lists_every_setting_with_its_default_and_meaning() -> None:
     assert example_settings() == entries
 
 
-def test_compose_runs_redis_api_and_worker() -> None:
-    """The three parts are there, and the two of ours are one image."""
-    assert {"redis", "api", "worker"} == SERVICES.keys()
+def test_compose_runs_two_api_nodes_behind_a_proxy_and_three_workers_on_one_redis() -> None:
+    """The parts are there in their numbers, and the two of ours are one image."""
+    assert {"proxy", "redis", "api", "worker"} == SERVICES.keys()
+    replicas = {name: service["deploy"]["replicas"] for name, service in SERVICES.items() if "deploy" in service}
+    assert replicas == {"api": 2, "worker": 3}
     assert SERVICES["api"]["build"] == SERVICES["worker"]["build"]
     assert (ROOT / SERVICES["api"]["build"]["dockerfile"]).is_file()
 
@@ -86,7 +88,7 @@ def test_compose_publishes_one_port_on_the_loopback_only() -> None:
     """Nobody outside the machine reaches anything until its owner says so; Redis is reached by nobody."""
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-    assert {"api": ["127.0.0.1:${SIBYL_PORT:-8000}:8000"]} == published
+    assert {"proxy": ["127.0.0.1:${SIBYL_PORT:-8000}:8000"]} == published
 
 
 def test_compose_waits_for_redis_and_gives_answers_time_to_end() -> None:
