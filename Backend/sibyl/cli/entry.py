@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fortune": ("asking", "Draw a poem for a question and have it interpreted."),
     "follow": ("asking", "Watch the answer of a task, from any place in it."),
     "cancel": ("asking", "Stop a task."),
+    "dead": ("dead", "List, retry or drop tasks that used up their tries."),
     "config": ("processes", "Print the settings in force, secrets masked."),
     "doctor": ("doctor", "Say whether Sibyl can serve here, and what is missing."),
 }
