@@ -5,6 +5,10 @@ import socket
 
 from sibyl.core.errors import ProcessError
 
+SEND_BUFFER_BYTES = 64 * 1024
+"""Of each connection, which takes it from the listening socket. Left to itself Linux lets it grow to 4 MiB, so readers
+that take nothing would cost that much each; an answer needs kilobytes a second."""
+
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket bound to the address.
@@ -17,6 +21,7 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         bound.bind(address)
     except OSError as error:
         if bound is not None:
