@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from redis import Redis
 from starlette.types import Message
 
 from sibyl.api.streaming import EventStream
@@ -41,6 +40,7 @@ from tests.serving import (
     wait_ready,
     wait_until,
 )
+from tests.topology import SHARDS, redis_with, shard_at
 
 
 class RawStream:
@@ -97,7 +97,7 @@ def chunks(body: bytes) -> tuple[list[bytes], bool]:
 
 async def fill(redis_url: str, task_id: str, outputs: int, text: str) -> None:
     """Write a running task's log by hand, as a worker would."""
-    store = Store(redis_url)
+    store = Store(redis_url, shards=SHARDS)
     queue, log = TaskQueue(store), EventLog(store)
     claim = await queue.claim(nonce="hand:1", model="by hand", lease_s=60, max_attempts=5, floor=0)
     assert claim is not None and claim.lease.task_id == task_id
@@ -246,7 +246,7 @@ def test_a_foreign_cursor_is_told_in_band(client: httpx.Client, worker: RunningW
 
     body = client.get(f"/api/tasks/{task_id}/events", params={"after": cursor}).content
 
-    assert body == b'event: reset\r\ndata: {"type":"reset","from":0,"text":""}\r\n\r\n' + whole
+    assert body == b'id: 0-0\r\nevent: reset\r\ndata: {"type":"reset","from":0,"text":""}\r\n\r\n' + whole
 
 
 def test_a_silent_stream_is_kept_alive(client: httpx.Client) -> None:
@@ -344,9 +344,10 @@ async def test_a_reader_that_takes_nothing_is_cut_and_delays_nobody(redis_url: s
 
 async def cut_short(redis_url: str, task_id: str) -> None:
     """End a task that was filled by hand."""
-    with Redis.from_url(redis_url) as redis:
-        redis.hset(f"sibyl:{{q0}}:task:{task_id}", "nonce", "")
-    store = Store(redis_url)
+    key = shard_at(task_id).task(TaskId(task_id))
+    with redis_with(redis_url, key) as redis:
+        redis.hset(key, "nonce", "")
+    store = Store(redis_url, shards=SHARDS)
     await TaskQueue(store).request_cancel(TaskId(task_id), LOCAL_OWNER)
     await store.close()
 

@@ -35,7 +35,7 @@ class Reader:
         self.parts.append(part)
         match part:
             case Reset():
-                self.text = part.text
+                self.text, self.cursor = part.text, part.cursor
             case Entry():
                 self.cursor = part.cursor
                 self.text += part.event.text if isinstance(part.event, Output) else ""

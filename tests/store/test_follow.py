@@ -142,14 +142,14 @@ async def test_a_foreign_cursor_gets_a_reset_and_the_whole_answer(
         await desk.complete(lease, 1)
     await reader.end()
 
-    assert reader.parts == [Reset(0, ""), *await desk.log.read(task_id)]
+    assert reader.parts == [Reset(0, "", START), *await desk.log.read(task_id)]
     assert reader.text == "one "
 
 
 async def test_a_cursor_that_a_takeover_voided_gets_a_reset(desk: Desk, tail: Tail) -> None:
     """The reader has an output that does not count any more."""
     task_id, lease = await desk.begin("one ")
-    await desk.store.client.xadd(desk.shard(task_id).log(task_id), {"t": "stray", "i": ""}, id=f"{lease.epoch}-2")
+    await desk.store.command("XADD", desk.shard(task_id).log(task_id), f"{lease.epoch}-2", "t", "stray", "i", "")
     await desk.lapse(task_id)
     second = (await desk.claimed()).lease
     await desk.say(second, "two", first=2)
@@ -157,7 +157,7 @@ async def test_a_cursor_that_a_takeover_voided_gets_a_reset(desk: Desk, tail: Ta
 
     reader = await Reader(tail, task_id, Cursor(lease.epoch, 2), "one stray").end()
 
-    assert reader.parts[0] == Reset(0, "")
+    assert reader.parts[0] == Reset(0, "", START)
     assert reader.text == "one two"
 
 
@@ -195,7 +195,7 @@ async def test_a_lost_tail_and_another_worker_are_a_reset(desk: Desk, tail: Tail
     await desk.complete(second, 3)
     await reader.end()
 
-    assert reader.resets == [Reset(1, "one ")]
+    assert reader.resets == [Reset(1, "one ", Cursor(lease.epoch, 1))]
     assert reader.text == "one 2 3"
     resumed = await Reader(tail, task_id, Cursor(lease.epoch, 3), "one two three ").end()
     assert (resumed.text, len(resumed.resets)) == ("one 2 3", 1)
@@ -215,8 +215,25 @@ async def test_a_lost_claim_is_noticed_in_silence(desk: Desk, tail: Tail) -> Non
     await desk.complete(first, 2)
     await reader.end()
 
-    assert reader.resets == [Reset(1, "one ")]
+    assert reader.resets == [Reset(1, "one ", Cursor(first.epoch, 1))]
     assert reader.text == "one two"
+
+
+async def test_who_leaves_after_a_reset_misses_nothing_when_the_lost_part_is_sent_anew(desk: Desk, tail: Tail) -> None:
+    """Its place before the reset is right again then, and hides what lies between: so a reset has a place of its own."""
+    task_id, lease = await desk.begin("one ")
+    snapshot = await Snapshot.take(desk, task_id)
+    await desk.say(lease, "two ", "three ", first=2)
+    reader = await Reader(tail, task_id).until(lambda reader: reader.text == "one two three ")
+    await snapshot.restore()
+    await reader.until(lambda reader: bool(reader.resets))
+    await reader.leave()
+
+    await desk.say(lease, "two ", "three ", first=2)
+    await desk.complete(lease, 3)
+
+    assert (reader.text, reader.cursor) == ("one ", Cursor(lease.epoch, 1))
+    assert (await Reader(tail, task_id, reader.cursor, reader.text).end()).text == "one two three "
 
 
 async def test_lost_marks_without_text_need_no_reset(desk: Desk, tail: Tail) -> None:

@@ -16,7 +16,7 @@ class Follower:
         self._limit_s = limit_s
         self.events: list[dict[str, Any]] = []  #: all events with an id, in the order of arrival
         self.ids: list[str] = []
-        self.hints: list[dict[str, Any]] = []
+        self.hints: list[dict[str, Any]] = []  #: and resets, which no follower here expects
         self.connects = 0
         self.changed = threading.Condition()
         self.error: BaseException | None = None
@@ -76,7 +76,7 @@ class Follower:
                 elif line.startswith("data: "):
                     event = json.loads(line.removeprefix("data: "))
                     with self.changed:
-                        if event_id is None:
+                        if event_id is None or event["type"] == "reset":
                             self.hints.append(event)
                         else:
                             self.ids.append(event_id)

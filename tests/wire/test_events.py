@@ -43,13 +43,15 @@ def test_a_cancelled_event_has_nothing_to_say() -> None:
     assert frame == b'id: 6-7\r\nevent: cancelled\r\ndata: {"type":"cancelled"}\r\n\r\n'
 
 
-def test_hints_have_no_place() -> None:
-    """Without an id: nobody can go on from them."""
+def test_hints_have_no_place_but_a_reset_has() -> None:
+    """Nobody can go on from a hint. After a reset one must: the place before it may be right again, and hide a part."""
     assert events.position_frame(3) == b'event: position\r\ndata: {"type":"position","position":3}\r\n\r\n'
     assert events.progress_frame(1, 2) == (
         b'event: progress\r\ndata: {"type":"progress","prompt_tokens_evaluated":1,"prompt_tokens":2}\r\n\r\n'
     )
-    assert events.reset_frame(2, "a\n") == b'event: reset\r\ndata: {"type":"reset","from":2,"text":"a\\n"}\r\n\r\n'
+    assert events.reset_frame(2, "a\n", Cursor(3, 2)) == (
+        b'id: 3-2\r\nevent: reset\r\ndata: {"type":"reset","from":2,"text":"a\\n"}\r\n\r\n'
+    )
     assert events.forgotten_frame("task_forgotten", "m") == (
         b'event: failed\r\ndata: {"type":"failed","code":"task_forgotten","message":"m"}\r\n\r\n'
     )

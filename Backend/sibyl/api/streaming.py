@@ -119,7 +119,7 @@ def _hint(hint: Hint) -> bytes:
         case Progress():
             return events.progress_frame(hint.evaluated, hint.prompt_tokens)
         case Reset():
-            return events.reset_frame(hint.outputs, hint.text)
+            return events.reset_frame(hint.outputs, hint.text, hint.cursor)
         case Forgotten():
             gone = TaskForgotten()
             return events.forgotten_frame(gone.code, gone.message)

@@ -30,6 +30,7 @@ class Reset:
 
     outputs: int
     text: str
+    cursor: Cursor  #: the event that ``text`` reaches to: where the follower goes on after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,16 @@ async def follow(feed: Feed, after: Cursor) -> AsyncIterator[Batch]:
         after: the last event that the follower has. One that the log does not hold leads to a ``Reset`` and the
             whole log: it is foreign, or Redis lost it.
 
+    Raises:
+        LogUnreadable: after what could be read of the log.
+
     Cancelling it stops nothing but itself.
     """
     seen: list[Entry] = []
     if after != START:
         place = next((index for index, entry in enumerate(feed.fold.entries) if entry.cursor == after), None)
         if place is None:
-            yield [Reset(0, "")]
+            yield [Reset(0, "", START)]
         else:
             seen = feed.fold.entries[: place + 1]
     fold = feed.fold
@@ -90,6 +94,8 @@ async def follow(feed: Feed, after: Cursor) -> AsyncIterator[Batch]:
         if fold.terminal and taken == len(fold.entries):
             return
         if feed.fold is fold and taken == len(fold.entries):
+            if feed.unreadable is not None:
+                raise feed.unreadable
             await changed.wait()
 
 
@@ -103,4 +109,7 @@ def _rejoin(seen: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, list[
     kept = outputs_of(entries[:common])
     if not any(isinstance(entry.event, Output) for entry in seen[common:]):
         return common, []  # only marks without text were lost; the follower's text is right
-    return common, [Reset(len(kept), "".join(output.text for output in kept))]
+    # With its own place: the follower's last one may soon be right again, once the owner has sent anew what was lost, and
+    # whoever went on from there would miss what lies between.
+    place = entries[common - 1].cursor if common else START
+    return common, [Reset(len(kept), "".join(output.text for output in kept), place)]

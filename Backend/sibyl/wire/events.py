@@ -48,9 +48,9 @@ def progress_frame(evaluated: int, prompt_tokens: int) -> bytes:
     return _frame("progress", None, prompt_tokens_evaluated=evaluated, prompt_tokens=prompt_tokens)
 
 
-def reset_frame(outputs: int, text: str) -> bytes:
-    """Return the hint that only ``text``, the first ``outputs`` events of it, stays."""
-    return _frame("reset", None, **{"from": outputs, "text": text})
+def reset_frame(outputs: int, text: str, cursor: Cursor) -> bytes:
+    """Return the hint that only ``text``, the first ``outputs`` events of it, stays; it goes on after ``cursor``."""
+    return _frame("reset", cursor, **{"from": outputs, "text": text})
 
 
 def forgotten_frame(code: str, message: str) -> bytes:
