@@ -1,4 +1,5 @@
-"""Real processes for tests and benchmarks: `sibyl serve` on a free port, and what a test does to its children."""
+"""Real processes for tests and benchmarks: `sibyl serve` on a free port, `sibyl api` and `sibyl worker` apart, and what
+a test does to them."""
 
 import contextlib
 import os
@@ -74,7 +75,7 @@ class Serve:
             if self.process.poll() is not None:
                 raise RuntimeError(f"serve ended with {self.process.returncode}:\n{self.log}")
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
+                return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False, verify=False).status_code == 200
             return False
 
         until(look, limit_s=limit_s, what="ready")
@@ -124,6 +125,66 @@ def serving(data_dir: Path, *flags: str, **options: Any) -> Iterator[Serve]:
         yield serve.ready()
     finally:
         serve.stop()
+
+
+class Node:
+    """A running `sibyl api` or `sibyl worker`, which may be ended and started again as the same one."""
+
+    def __init__(self, log: Path, *words: str, env: dict[str, str] | None = None) -> None:
+        """Start it with these words after `sibyl`."""
+        self._log_path = log
+        self._words = words
+        ours = {"SIBYL_ENGINE": "scripted", **(env or {})}
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("SIBYL_")} | ours
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again."""
+        with self._log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sibyl", *self._words],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+            )
+
+    @property
+    def log(self) -> str:
+        """All that it logged, in all its lives."""
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    def end(self, number: signal.Signals = signal.SIGTERM, *, limit_s: float = 60.0) -> int:
+        """Send a signal and return the exit status once it has ended; kill it after the limit."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def api_node(directory: Path, redis_url: str, **env: str) -> tuple[Node, str]:
+    """Start `sibyl api` on a free port and return it with its URL; it may take a second until it answers."""
+    port = free_port()
+    words = ("api", "--port", str(port), "--redis-url", redis_url)
+    return Node(directory / f"api-{port}.log", *words, env=env), f"http://127.0.0.1:{port}"
+
+
+def worker_node(directory: Path, redis_url: str, *, name: str, **env: str) -> Node:
+    """Start `sibyl worker`; it is ready when an API says so (see ``workers_alive``)."""
+    words = ("worker", "--name", name, "--redis-url", redis_url)
+    return Node(directory / f"{name}.log", *words, env=env)
+
+
+def workers_alive(url: str) -> set[str]:
+    """Return the names of the workers that are alive, as the API says; none while it does not answer."""
+    with contextlib.suppress(httpx.HTTPError):
+        body = httpx.get(f"{url}/readyz", timeout=5, trust_env=False, verify=False).json()
+        return {str(worker["name"]) for worker in body.get("workers", [])}
+    return set()
 
 
 def _children(parent: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Who is there to answer."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -50,7 +51,6 @@ async def test_who_has_been_silent_is_not_alive(registry: WorkerRegistry, store:
     assert len(await registry.alive()) == 1
     await age(store, WORKER.name, 2)
     assert await registry.alive() == []
-    assert await store.command("HLEN", store.shards[0].workers) == 0
 
     await registry.announce(WORKER)
 
@@ -72,3 +72,31 @@ async def test_who_retires_is_gone_at_once(registry: WorkerRegistry) -> None:
     await registry.retire(WORKER.name)
 
     assert await registry.alive() == []
+
+
+async def test_the_silent_can_be_told_from_the_retired(registry: WorkerRegistry, store: Store) -> None:
+    """A silent one keeps the time of its last word, and whose it was; one that retired, or never spoke, has none."""
+    assert await registry.sighting(WORKER.name) is None
+    await registry.announce(WORKER)
+    await age(store, WORKER.name, 60)
+    silent = await registry.sighting(WORKER.name)
+    assert await registry.alive() == []
+    assert await registry.sighting(WORKER.name) == silent
+
+    await registry.announce(WORKER)
+    now = await registry.sighting(WORKER.name)
+    await registry.retire(WORKER.name)
+
+    assert silent is not None and now is not None and 59_000 < now.seen_ms - silent.seen_ms < 70_000
+    assert silent.pid == now.pid == os.getpid()
+    assert await registry.sighting(WORKER.name) is None
+
+
+async def test_who_has_been_silent_for_minutes_is_forgotten(registry: WorkerRegistry, store: Store) -> None:
+    """Workers that come and go under new names fill nothing up."""
+    await registry.announce(WORKER)
+    await age(store, WORKER.name, 400)
+
+    await registry.alive()
+
+    assert await store.command("HLEN", store.shards[0].workers) == 0

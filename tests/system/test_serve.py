@@ -126,7 +126,7 @@ def test_ctrl_c_ends_everything_in_named_steps_without_a_traceback(start_serve: 
 
     assert serve.stop() == 0
 
-    steps = [serve.log.index(step) for step in ("Ending: worker", "Ending: API", "Ending: Redis", "Ended")]
+    steps = [serve.log.index(step) for step in ("Ending: workers", "Ending: API", "Ending: Redis", "Ended")]
     assert steps == sorted(steps)
     assert "Traceback" not in serve.log
     assert "rror" not in serve.log
@@ -177,6 +177,7 @@ def test_nothing_outlives_a_supervisor_that_was_killed(start_serve: StartServe) 
 
     for pid in children:
         until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), limit_s=30, what=f"end of {pid}")  # type: ignore[misc]
+    assert "Traceback" not in serve.log
     start_serve(data_dir=serve.data_dir).ready()
 
 

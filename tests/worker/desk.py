@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from redis import Redis
-
 from sibyl.bridge.abort import Abort
 from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Started
 from sibyl.core.task import LOCAL_OWNER, Message, SamplingParams, Task, TaskId, TaskSpec
@@ -16,6 +14,7 @@ from sibyl.store.log import EventLog
 from sibyl.store.queue import Limits, TaskQueue
 from sibyl.store.tasks import TaskViews
 from tests.serving import LIMIT_S, following
+from tests.topology import redis_with, shard_at
 
 SEED = 7
 
@@ -73,9 +72,10 @@ class Desk:
 
     def lose_lease(self, task_id: TaskId) -> None:
         """Let the lease of a running task be over, as if its worker had been silent for long."""
-        with Redis.from_url(self.redis_url) as redis:
-            redis.hset(f"sibyl:{{q0}}:task:{task_id}", "lease_ms", "1")
-            redis.zadd("sibyl:{q0}:running", {task_id: 1})
+        shard = shard_at(task_id)
+        with redis_with(self.redis_url, shard.running) as redis:
+            redis.hset(shard.task(task_id), "lease_ms", "1")
+            redis.zadd(shard.running, {task_id: 1})
 
 
 def is_terminal(entry: Entry) -> bool:

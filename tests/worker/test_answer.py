@@ -1,7 +1,6 @@
 """An answer on its way to the log, when Redis loses what it had."""
 
 import pytest
-from redis import Redis
 
 from sibyl.core.errors import LeaseLost, TaskCancelled
 from sibyl.core.event import Output
@@ -9,6 +8,7 @@ from sibyl.core.fold import Fold
 from sibyl.core.state import State
 from sibyl.core.task import TaskId, Usage
 from sibyl.worker.answer import Answer
+from tests.topology import redis_with, shard_at
 from tests.worker.desk import Desk
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)
@@ -24,14 +24,15 @@ async def begin(desk: Desk) -> tuple[TaskId, Answer]:
 
 def lose_newest(desk: Desk, task_id: TaskId, kept: int) -> None:
     """Take back all outputs after the first ``kept``, as a Redis that lost its newest writes has done."""
-    with Redis.from_url(desk.redis_url, decode_responses=True) as redis:
-        key = f"sibyl:{{q0}}:log:{task_id}"
+    shard = shard_at(task_id)
+    with redis_with(desk.redis_url, shard.running) as redis:
+        key = shard.log(task_id)
         lost = [
             entry_id for entry_id, fields in redis.xrange(key) if int(entry_id.split("-")[1]) > kept and "t" in fields
         ]
         redis.xdel(key, *lost)
         redis.execute_command("XSETID", key, redis.xrevrange(key, count=1)[0][0])
-        redis.hset(f"sibyl:{{q0}}:task:{task_id}", "offset", kept)
+        redis.hset(shard.task(task_id), "offset", kept)
 
 
 @pytest.mark.parametrize("how", ["append", "renew", "settle"])

@@ -2,17 +2,20 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from redis import Redis
 
 from sibyl.core.state import State
-from sibyl.core.task import Message
+from sibyl.core.task import Message, TaskId
 from sibyl.store.connection import Store
 from sibyl.store.counting import PromptCounting
+from sibyl.store.queue import Claim
 from sibyl.store.workers import WorkerRegistry
 from tests.serving import WatchedEngine, working
+from tests.topology import needs_one_server, one_shard, redis_with, shard_at
 from tests.worker.desk import Desk, uninterrupted
 
 
@@ -74,6 +77,7 @@ async def test_two_workers_share_the_work(desk: Desk) -> None:
     ]
 
 
+@one_shard
 async def test_the_more_urgent_comes_first(desk: Desk) -> None:
     """Larger priorities run sooner, equals in their order."""
     engine = WatchedEngine()
@@ -129,8 +133,9 @@ async def test_a_cancel_that_the_bell_did_not_ring_is_heard_with_the_heartbeat(d
     async with working(desk.redis_url, engine, heartbeat_s=0.2):
         task_id = await desk.ask("[prompt_s=20]")
         assert await engine.runs(1)
-        with Redis.from_url(desk.redis_url) as redis:
-            redis.hset(f"sibyl:{{q0}}:task:{task_id}", "cancel", "1")
+        key = shard_at(task_id).task(task_id)
+        with redis_with(desk.redis_url, key) as redis:
+            redis.hset(key, "cancel", "1")
         task = await desk.end(task_id, 2)
 
     assert task.state is State.CANCELLED
@@ -205,15 +210,37 @@ async def test_a_successor_of_the_same_name_takes_over_at_once(desk: Desk) -> No
     assert (task.attempt, task.text) == (2, await uninterrupted(question))
 
 
+async def test_a_worker_that_begins_while_redis_is_away_waits_for_it(desk: Desk, tmp_path: Path) -> None:
+    """It has to give back what a predecessor held before it claims, and a failover may be under way just then."""
+    needs_one_server("a Redis that appears")
+    task_id = await desk.ask("[tokens=3]")
+    appears = tmp_path / "redis.sock"
+    async with working(f"unix://{appears}") as late:
+        await asyncio.wait([late.running], timeout=1.5)  # longer than a call is patient
+        assert not late.running.done()
+
+        appears.symlink_to(urlsplit(desk.redis_url).path)
+
+        assert (await desk.end(task_id)).state is State.COMPLETED
+
+
+async def taken(desk: Desk, task_id: TaskId) -> Claim:
+    """Take a task away from the worker that runs it; an append may renew its lease in between, so again and again."""
+    while True:
+        desk.lose_lease(task_id)
+        claim = await desk.queue.claim(nonce="hand:1", model="hand", lease_s=30, max_attempts=5, floor=0)
+        if claim is not None:
+            assert claim.lease.task_id == task_id
+            return claim
+
+
 async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(desk: Desk) -> None:
     """A second claim, by hand: the engine ends within half a second, and no word of it enters the new attempt."""
     engine = WatchedEngine()
     async with working(desk.redis_url, engine, slots=1, heartbeat_s=0.2):
         task_id = await desk.ask("[pace=50] [tokens=1000]")
         await desk.begun(task_id, 5)
-        desk.lose_lease(task_id)
-        claim = await desk.queue.claim(nonce="hand:1", model="hand", lease_s=30, max_attempts=5, floor=0)
-        assert claim is not None and claim.lease.task_id == task_id
+        claim = await taken(desk, task_id)
         began = time.monotonic()
         assert await engine.runs(0, 1)
         took_s = time.monotonic() - began
@@ -224,6 +251,31 @@ async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(desk: Desk)
     assert entries[-1].cursor.epoch == claim.lease.epoch, "something was written after the second claim"
     assert (await desk.show(task_id)).state is State.RUNNING
     assert following.state is State.COMPLETED
+
+
+async def test_a_worker_that_lost_its_lease_stops_though_its_heartbeat_is_slow(desk: Desk) -> None:
+    """The append that is refused tells it. That is half a second after the prompt's progress was told."""
+    engine = WatchedEngine()
+    async with working(desk.redis_url, engine, slots=1, lease_s=60, heartbeat_s=30):
+        task_id = await desk.ask("[pace=50] [tokens=1000]")
+        await desk.begun(task_id, 30)
+        await taken(desk, task_id)
+        assert await engine.runs(0, 0.5)
+
+
+async def test_a_worker_claims_above_every_epoch_it_ever_saw(desk: Desk) -> None:
+    """Also those from a Redis whose clock was ahead, and whose newest writes are lost: the worker remembers."""
+    ahead = 10**14
+    first = await desk.ask("[tokens=1]")
+    key = shard_at(first).task(first)
+    with redis_with(desk.redis_url, key) as redis:
+        redis.hset(key, "epoch", ahead)
+    async with working(desk.redis_url, slots=1):
+        await desk.end(first)
+        second = await desk.ask("[tokens=1]")
+        await desk.end(second)
+
+    assert (await desk.log.read(second))[-1].cursor.epoch > ahead
 
 
 async def test_a_worker_that_lost_its_lease_in_a_long_prompt_stops_too(desk: Desk) -> None:

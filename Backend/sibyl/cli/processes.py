@@ -21,6 +21,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {  # flag: setting, what to write there
     "--redis-url": ("redis_url", "URL"),
     "--engine": ("engine", ""),
     "--model": ("model", "FILE"),
+    "--workers": ("workers", "N"),
     "--slots": ("slots", "N"),
     "--threads": ("threads", "N"),
     "--context-tokens": ("context_tokens", "N"),
@@ -53,7 +54,7 @@ def settings_flags(command: F) -> F:
 @click.command(context_settings=SETTINGS)
 @settings_flags
 def serve(**flags: Any) -> None:
-    """Serve everything on this machine: the API with its page, one worker, and an embedded Redis unless --redis-url
+    """Serve everything on this machine: the API with its page, workers, and an embedded Redis unless --redis-url
     names another one. Ends on Ctrl-C; what was accepted is still there at the next start.
 
     Every setting, also those without a flag, can be given as SIBYL_NAME in the environment or in a file .env; see
@@ -63,9 +64,10 @@ def serve(**flags: Any) -> None:
     Examples:
       sibyl serve
       sibyl serve --port 9000 --model ~/models/some.gguf --slots 4
+      sibyl serve --workers 2
       sibyl serve --engine openai --upstream http://127.0.0.1:8080/v1
     """
-    from sibyl.supervisor import serve as run
+    from sibyl.supervisor.main import run
 
     run(load_settings(**flags))
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from typing import Self
+from functools import partial
+from typing import NoReturn, Self
 
 from sibyl.config import Settings
 from sibyl.core.errors import ProcessError, StoreUnavailable
@@ -15,6 +17,7 @@ from sibyl.engines.base import Engine
 from sibyl.engines.library import resolve_model
 from sibyl.store.connection import Store, because
 from sibyl.telemetry import start_logging
+from sibyl.worker.hearing import answers_anew
 from sibyl.worker.worker import Pace, Worker
 
 logger = logging.getLogger(__name__)
@@ -25,7 +28,7 @@ _SWITCH_S = 1e-4  # the GIL goes to a decode thread after this, not after 5 ms (
 
 
 def run(settings: Settings, *, name: str) -> None:
-    """Run a worker until SIGTERM or Ctrl-C, then drain it.
+    """Run a worker until SIGTERM or Ctrl-C, then drain it. One that went deaf starts itself anew, in the same process.
 
     Args:
         name: unique among live workers. A worker that was started again under the same name takes over at once
@@ -40,7 +43,8 @@ def run(settings: Settings, *, name: str) -> None:
         raise ProcessError("A worker of its own needs a Redis that it shares with the API: give --redis-url.")
     engine = load_engine(settings)
     try:
-        asyncio.run(_work(settings, settings.redis_url.get_secret_value(), engine, name))
+        if asyncio.run(_work(settings, settings.redis_url.get_secret_value(), engine, name)):
+            _start_anew()
     finally:
         engine.close()
 
@@ -110,8 +114,19 @@ class _Progress:
                 logger.info("Downloading the model: %s", share, extra={"action": "downloading"})
 
 
-async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -> None:
-    store = Store(redis_url, shards=settings.shards)
+def _start_anew() -> NoReturn:
+    """Become the same program again: same pid, name and parent, nothing else is kept.
+
+    Not a new worker in this interpreter: nobody knows what is stuck here, and a thread of the engine may be. Not an
+    exit either: this works without a supervisor as well.
+    """
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -> bool:
+    """Work until drained; return whether to start anew."""
+    store = Store(redis_url, shards=settings.shards, durability=settings.durability)
     try:
         server = await wait_for_store(store)
         info = WorkerInfo(
@@ -128,7 +143,8 @@ async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -
             max_attempts=settings.max_attempts,
             drain_s=settings.drain_s,
         )
-        worker = Worker(info, store=store, engine=engine, pace=pace)
+        redis_answers = partial(answers_anew, redis_url, shards=settings.shards)
+        worker = Worker(info, store=store, engine=engine, pace=pace, redis_answers=redis_answers)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.drain)
@@ -136,6 +152,7 @@ async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -
         logger.info("Worker ready with model %s", engine.model, extra=facts)
         await worker.run()
         logger.info("Worker ended", extra={"action": "worker_ended", "worker": name})
+        return worker.deaf
     finally:
         await store.close()
 

@@ -1,9 +1,16 @@
-"""The worker: claims a task for each free slot, listens for cancels, says that it is alive, and drains on request."""
+"""The worker: claims a task for each free slot, listens for cancels, says that it is alive, and drains on request.
+
+It says that it is alive only while it could take work: its doorbell was read lately, and its last looks for work went
+well. One that went deaf hands over what it runs and ends, for its process to start anew.
+"""
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import cast
 
 from sibyl.bridge.bridge import Bridge
@@ -18,6 +25,7 @@ from sibyl.store.log import EventLog
 from sibyl.store.queue import TaskQueue
 from sibyl.store.workers import WorkerRegistry
 from sibyl.worker.attempt import Attempt, Draining
+from sibyl.worker.hearing import HEARD_S, Hearing
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +42,28 @@ class Pace:
     drain_s: float
 
 
+async def _answers() -> bool:
+    return True
+
+
 class Worker:
     """One engine's worker, on one event loop."""
 
-    def __init__(self, info: WorkerInfo, *, store: Store, engine: Engine, pace: Pace) -> None:
+    def __init__(
+        self,
+        info: WorkerInfo,
+        *,
+        store: Store,
+        engine: Engine,
+        pace: Pace,
+        redis_answers: Callable[[], Awaitable[bool]] = _answers,
+    ) -> None:
+        """Prepare it; ``run`` works.
+
+        Args:
+            redis_answers: whether Redis answers on a new connection; asked when the doorbell is silent for long.
+        """
+        self.deaf = False  #: it ended because it heard nothing any more; only a new process is sure to hear again
         self._info = info
         self._engine = engine
         self._pace = pace
@@ -45,6 +71,8 @@ class Worker:
         self._log = EventLog(store)
         self._registry = WorkerRegistry(store)
         self._doorbell = Doorbell(store, on_work=self._look, on_cancel=self._cancel, on_count=self._count)
+        self._hearing = Hearing(self._doorbell, redis_answers=redis_answers)
+        self._looked_at = time.monotonic()  # the last look for work that went well
         self._bridge = Bridge(threads=info.slots)
         self._attempts: dict[TaskId, Attempt] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -60,27 +88,31 @@ class Worker:
         self._look()
 
     async def run(self) -> None:
-        """Work until drained."""
-        await self._queue.release_all_of(self._info.name)
+        """Work until drained, or deaf: look at ``deaf`` then."""
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self._doorbell.run(), name="doorbell")
             announcing = group.create_task(self._announce(), name="announce")
             await self._claim_and_run(group)
             logger.info("Draining", extra={"action": "drain", "running": len(self._attempts)})
             announcing.cancel()
+            await self._retire()
             await self._finish()
             listening.cancel()
         self._bridge.close()
-        await self._registry.retire(self._info.name)
 
     async def _claim_and_run(self, group: asyncio.TaskGroup) -> None:
         failures = 0
+        taken_over = False  # what a dead worker of this name held was given back
         while not self._draining.is_set():
             # clear, then look, then wait: a ring between the last two is kept
             self._looking.clear()
             try:
+                if not taken_over:
+                    await self._queue.release_all_of(self._info.name)
+                    taken_over = True
                 claimed = len(self._attempts) < self._info.slots and await self._claim(group)
                 failures = 0
+                self._looked_at = time.monotonic()
             except SibylError as error:
                 failures += 1
                 level = logging.WARNING if failures in (1, 10) else logging.DEBUG
@@ -152,12 +184,25 @@ class Worker:
             running.cancel()
 
     async def _announce(self) -> None:
+        await self._doorbell.heard.wait()
         while True:
-            try:
-                await self._registry.announce(self._info)
-            except SibylError as error:
-                logger.debug("Cannot announce: %s", error.message, extra={"action": "announce_failed"})
+            if self._hearing.hears and time.monotonic() - self._looked_at < HEARD_S:
+                try:
+                    await self._registry.announce(self._info)
+                except SibylError as error:
+                    logger.debug("Cannot announce: %s", error.message, extra={"action": "announce_failed"})
+            if await self._hearing.deaf():
+                logger.error("Deaf: Redis answers others; starting anew", extra={"action": "deaf"})
+                self.deaf = True
+                self._pace = replace(self._pace, drain_s=0.0)  # what runs is heard by nobody who cancels it
+                self.drain()
+                return
             await asyncio.sleep(self._pace.heartbeat_s)
+
+    async def _retire(self) -> None:
+        """Take the announcement back now: who drains takes nothing, and may be silent for long without being stuck."""
+        with contextlib.suppress(SibylError):  # then it goes stale
+            await self._registry.retire(self._info.name)
 
     def _look(self) -> None:
         self._looking.set()

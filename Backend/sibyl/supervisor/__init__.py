@@ -1,0 +1,1 @@
+"""What ``sibyl serve`` starts, watches and ends."""
