@@ -2,21 +2,47 @@
 
 import argparse
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.load import first_token, single_stream
+from tests.load import (
+    fair_share,
+    first_token,
+    followers,
+    heartbeats,
+    kills,
+    overload,
+    redis_restarts,
+    rolling,
+    single_stream,
+    slow_readers,
+    takeover,
+    zombies,
+)
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "first-token": first_token.measure,
     "single-stream": single_stream.measure,
+    "fair-share": fair_share.measure,
+    "kills": kills.measure,
+    "overload": overload.measure,
+    "slow-readers": slow_readers.measure,
+    "zombies": zombies.measure,
+    "followers": followers.measure,
+    "heartbeats": heartbeats.measure,
+    "redis-restarts": redis_restarts.measure,
+    "rolling": rolling.measure,
+    "takeover": takeover.measure,
 }
+SHORT = 0.05  # enough to see that a benchmark works; its figures say little
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -24,7 +50,10 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="benchmark", help=f"{', '.join(BENCHMARKS)}; none runs all")
-    wanted = parser.parse_args().names or list(BENCHMARKS)
+    parser.add_argument("--scale", type=float, default=1.0, help="this part of the work, where a benchmark knows that")
+    parser.add_argument("--short", action="store_true", help=f"the same as --scale {SHORT}")
+    options = parser.parse_args()
+    wanted = options.names or list(BENCHMARKS)
     unknown = set(wanted) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
@@ -32,13 +61,21 @@ def main() -> None:
     for name in wanted:
         print(f"{name} ...", flush=True)
         began = time.monotonic()
-        results[name] = BENCHMARKS[name]()
+        scaled = {"scale": SHORT if options.short else options.scale}
+        results[name] = BENCHMARKS[name](**scaled if "scale" in inspect.signature(BENCHMARKS[name]).parameters else {})
         table(results[name])
         print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd())}")
+    if broken := [f"{name}: {promise}" for name in wanted for promise in broken_promises(results[name])]:
+        sys.exit(f"BROKEN: {'; '.join(broken)}")
+
+
+def broken_promises(figures: dict[str, Any]) -> list[str]:
+    """Return the promises of a benchmark that its figures do not keep."""
+    return [promise for promise, kept in figures.get("promises", {}).items() if not kept]
 
 
 def table(figures: dict[str, Any], indent: str = "  ") -> None:
