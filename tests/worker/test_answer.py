@@ -79,6 +79,20 @@ async def test_a_cancel_is_told_after_the_words_are_stored(desk: Desk) -> None:
     assert (await desk.show(task_id)).text == "last words"
 
 
+async def test_a_cancel_that_comes_after_the_end_is_too_late(desk: Desk) -> None:
+    """Redis lost the last words, which are sent again before the end: the reply that tells of the cancel stops nothing."""
+    task_id, answer = await begin(desk)
+    await answer.append([Output(text="one "), Output(text="two")])
+    await answer.append([Output(text=" three")])
+    lose_newest(desk, task_id, 1)
+    await desk.cancel(task_id)
+
+    await answer.settle(answer.completed(USAGE, "stop"))
+
+    task = await desk.show(task_id)
+    assert (task.state, task.text) == (State.COMPLETED, "one two three")
+
+
 async def test_a_lost_lease_is_told_at_every_write(desk: Desk) -> None:
     """And nothing is written."""
     task_id, answer = await begin(desk)

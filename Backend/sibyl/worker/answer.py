@@ -7,6 +7,7 @@ from here under the same numbers, and readers notice nothing.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -64,7 +65,8 @@ class Answer:
                 held = await self._patiently(partial(self._queue.settle, self._lease, len(self._outputs), end))
                 if held is None:
                     return
-                await self._write(held + 1)
+                with suppress(TaskCancelled):  # too late: the answer has its end
+                    await self._write(held + 1)
 
     def completed(self, usage: Usage, finish_reason: FinishReason) -> Completed:
         """Return the terminal event of the whole answer."""
