@@ -28,7 +28,7 @@ PAGE_SOURCES := $(wildcard frontend/*.html frontend/*.css frontend/*.ts frontend
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup run test style types layers bench ci page page-test wheel lock clean
+.PHONY: help setup run test style types layers bench protocol chaos mutants matrix ci page page-test wheel lock clean
 .PHONY: has-node
 .DEFAULT_GOAL := help
 
@@ -58,11 +58,28 @@ layers: $(VENV)/.dev ## check that imports only go down
 bench: $(VENV)/.dev ## measure, print a table, write it as JSON
 	@$(BIN)/python -m tests.load $(ARGS)
 
-ci: ## what CI runs: style, types, layers, tests
+protocol: $(VENV)/.dev ## explore the model of the protocol, over two million states (ARGS="--mutant all" refutes mutants)
+	@$(BIN)/python -m tests.protocol $(ARGS)
+
+chaos: $(VENV)/.dev ## break everything for a minute and check the promises (ARGS="--seconds 1800 --seed 7")
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+mutants: $(VENV)/.dev ## remove each fence in turn; the tests must notice
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+MATRIX := $(BIN)/pytest -q tests/store tests/worker tests/api
+matrix: $(VENV)/.dev ## test store, worker and API on Sentinel, on a cluster, and on each program in SERVERS="..."
+	@set -e; for topology in sentinel cluster; do echo "matrix: $$topology"; \
+	  SIBYL_TEST_TOPOLOGY=$$topology SIBYL_TEST_SHARDS=$$([ $$topology = cluster ] && echo 3 || echo 1) $(MATRIX) $(ARGS); done
+	@set -e; for server in $(SERVERS); do echo "matrix: $$server"; SIBYL_TEST_REDIS_SERVER=$$server $(MATRIX) $(ARGS); done
+
+ci: ## what CI runs: style, types, layers, tests, the protocol's model, a minute of chaos
 	@$(MAKE) -s --no-print-directory style
 	@$(MAKE) -s --no-print-directory types
 	@$(MAKE) -s --no-print-directory layers
 	@$(MAKE) -s --no-print-directory test
+	@$(MAKE) -s --no-print-directory protocol
+	@$(MAKE) -s --no-print-directory chaos ARGS="--seconds 60 --seed 7"
 
 has-node:
 	@$(HAS_NODE)

@@ -8,25 +8,19 @@ from tests.protocol.model import Protocol
 from tests.protocol.mutants import FURTHER, NAMED
 from tests.protocol.worlds import LIMITS, WORLDS
 
-GREAT = (
-    "late",
-    "deaths",
-    "torn",
-    "twice",
-)  # in these, looking for loops as well takes too long for every run of the tests
+GREAT = ("late", "deaths", "torn", "twice")  # a million states and more: by `make protocol`, which CI runs as well
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("world", sorted(WORLDS.keys() - GREAT))
 def test_the_protocol_holds_within_the_bounds(world: str) -> None:
-    """Every state is looked at, in one world more than a million; nothing is wrong, stuck, or goes round for ever."""
-    verdict = check(Protocol(), WORLDS[world], loops=world not in GREAT)
+    """Every state is looked at; nothing is wrong, stuck, or goes round for ever."""
+    verdict = check(Protocol(), WORLDS[world], loops=True)
 
     assert verdict.violation is None, str(verdict.violation)
     assert verdict.exhausted
     assert verdict.resting > 0  # else nothing was asked of the states at rest
-    assert verdict.fair_runs_end is not False
-    assert world != "late" or verdict.states > 1_000_000
+    assert verdict.fair_runs_end
 
 
 @pytest.mark.parametrize("mutant", [*NAMED, *FURTHER], ids=lambda mutant: mutant.__name__)
