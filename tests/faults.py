@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from tests.topology import needs_one_server
+
 
 class Proxy:
     """Forwards bytes between a unix socket of its own and Redis' one."""
@@ -84,6 +86,7 @@ class Proxy:
 @contextlib.asynccontextmanager
 async def proxy(redis_url: str, directory: Path) -> AsyncIterator[Proxy]:
     """A proxy before the Redis at this unix socket, while the block runs."""
+    needs_one_server("its network is faulty")
     target = urlsplit(redis_url).path
     faulty = Proxy()
     path = directory / "proxy.sock"

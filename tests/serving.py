@@ -35,6 +35,7 @@ from sibyl.store.follow import Batch, follow
 from sibyl.store.tail import Tail
 from sibyl.wire.sse import Frame, Parser
 from sibyl.worker.worker import Pace, Worker
+from tests.topology import SHARDS
 
 T = TypeVar("T")
 
@@ -78,7 +79,8 @@ class LoopThread:
 
 def settings_for(redis_url: str, **changes: Any) -> Settings:
     """Return settings for a test, whatever the environment says."""
-    return Settings(_env_file=None, **{"redis_url": redis_url, "engine": "scripted", "port": 0, **changes})
+    ours = {"redis_url": redis_url, "engine": "scripted", "port": 0, "shards": SHARDS}
+    return Settings(_env_file=None, **{**ours, **changes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,8 @@ def run_api(redis_url: str, **changes: Any) -> Iterator[RunningApi]:
     thread = LoopThread("api", config.get_loop_factory() or asyncio.new_event_loop)
 
     async def start() -> tuple[uvicorn.Server, Context, asyncio.Task[None]]:
-        app = create_app(settings, Store(redis_url, shards=settings.shards), on_failure=failed.set)
+        store = Store(redis_url, shards=settings.shards, durability=settings.durability)
+        app = create_app(settings, store, on_failure=failed.set)
         config.app = app
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -277,7 +280,7 @@ async def working(
 ) -> AsyncIterator[RunningWorker]:
     """Run a worker on the current loop; at the end it dies if it has not ended."""
     engine = engine or ScriptedEngine()
-    store = Store(redis_url)
+    store = Store(redis_url, shards=SHARDS)
     info = WorkerInfo(
         name=name,
         model=engine.model,
@@ -317,7 +320,7 @@ def run_worker(redis_url: str, engine: ScriptedEngine | None = None, **options: 
 @contextlib.asynccontextmanager
 async def following(redis_url: str, task_id: TaskId) -> AsyncIterator[AsyncIterator[Batch]]:
     """Follow a task without an API, from its start."""
-    store = Store(redis_url)
+    store = Store(redis_url, shards=SHARDS)
     tail = Tail(store)
     tailing = asyncio.create_task(tail.run())
     try:
@@ -375,7 +378,8 @@ def run_process(code: str, log: Path, **settings: Any) -> Iterator[RunningProces
     """Run Python code in a process with these settings in its environment; kill it at the end."""
     ours = {f"SIBYL_{name.upper()}": str(value) for name, value in settings.items()}
     others = {name: value for name, value in os.environ.items() if not name.startswith("SIBYL_")}
-    environment = others | {"SIBYL_ENGINE": "scripted", "SIBYL_LOG_FORMAT": "json", "SIBYL_PORT": "0"} | ours
+    defaults = {"ENGINE": "scripted", "LOG_FORMAT": "json", "PORT": "0", "SHARDS": str(SHARDS)}
+    environment = others | {f"SIBYL_{name}": value for name, value in defaults.items()} | ours
     with log.open("ab") as stream:
         process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=stream, stderr=stream)
     try:

@@ -9,12 +9,13 @@ from redis import Redis
 
 from sibyl.store.embedded import EmbeddedRedis
 from tests.serving import RunningApi, RunningWorker, errors_in, run_api, run_worker
+from tests.topology import Servers
 
 
-@pytest.fixture(scope="session")
-def running_api(redis_server: EmbeddedRedis) -> Iterator[RunningApi]:
+@pytest.fixture(scope="module")  # not longer: its reaper would work on the Redis of other tests
+def running_api(redis_servers: Servers) -> Iterator[RunningApi]:
     """An API with default settings, but for short patience."""
-    with run_api(redis_server.url, keep_alive_s=0.3, send_timeout_s=5) as api:
+    with run_api(redis_servers.url, keep_alive_s=0.3, send_timeout_s=5) as api:
         yield api
 
 

@@ -11,6 +11,7 @@ from sibyl.api.app import create_app
 from sibyl.store.connection import Store
 from sibyl.store.tail import Tail
 from tests.serving import RunningApi, ask, finish, run_api, run_worker, settings_for, show, wait_until
+from tests.topology import SHARDS
 
 METHODS: dict[str, set[str]] = {
     "/api/questions": {"POST"},
@@ -124,7 +125,7 @@ async def test_what_fails_beside_the_requests_ends_the_process(
 
     monkeypatch.setattr(Tail, "run", broken)
     failed = asyncio.Event()
-    app = create_app(settings_for(redis_url), Store(redis_url), on_failure=failed.set)
+    app = create_app(settings_for(redis_url), Store(redis_url, shards=SHARDS), on_failure=failed.set)
 
     async with app.router.lifespan_context(app):
         await asyncio.wait_for(failed.wait(), 2)

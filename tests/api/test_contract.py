@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.serving import run_api, run_worker
 
 CONFIG = """
@@ -26,6 +28,7 @@ def before_call(context, case, kwargs):
 """
 
 
+@pytest.mark.timeout(90)
 def test_the_api_keeps_its_contract(redis_url: str, tmp_path: Path) -> None:
     """All checks on every route: examples, boundaries, random bodies, and sequences of calls that follow each other.
 

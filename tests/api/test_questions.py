@@ -7,8 +7,10 @@ import httpx
 import pytest
 from redis import Redis
 
+from sibyl.config import Settings
 from sibyl.engines.scripted import ScriptedEngine
-from tests.serving import RunningApi, RunningWorker, ask, finish, run_api, run_worker, show, wait_ready
+from tests.serving import RunningApi, RunningWorker, ask, finish, read_events, run_api, run_worker, show, wait_ready
+from tests.topology import one_shard
 
 MEMBERS = {
     *(
@@ -100,6 +102,7 @@ def test_text_of_any_script_comes_back_unchanged(client: httpx.Client, worker: R
     assert task["metadata"] == {"ключ": "😀"}
 
 
+@one_shard
 def test_what_waits_longer_is_next_and_priority_goes_first(client: httpx.Client) -> None:
     """The position counts the tasks ahead."""
     first, second = ask(client, "one"), ask(client, "two")
@@ -240,3 +243,23 @@ def test_a_redis_that_refuses_writes_is_said_so(api: RunningApi, client: httpx.C
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_full")
     assert int(refused.headers["retry-after"]) > 0
     ask(client, "a")
+
+
+def test_a_task_expires_at_the_deadline_that_was_asked_for(client: httpx.Client, worker: RunningWorker) -> None:
+    """Sooner than the server's own limit; a longer one is cut down to that."""
+    soon = ask(client, "[pace=1] [tokens=100]", deadline_s=1)
+    late = ask(client, "[tokens=1]", deadline_s=1e9)
+
+    assert read_events(client, soon["task_id"])[-1].event == "expired"
+    times = [datetime.fromisoformat(late[name]) for name in ("created_at", "expires_at")]
+    settings = Settings.model_fields
+    assert (times[1] - times[0]).total_seconds() == settings["deadline_s"].default + settings["retention_s"].default
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, 0.5, "soon", 1e10])
+def test_a_deadline_is_a_number_of_seconds(client: httpx.Client, deadline_s: object) -> None:
+    """Anything else is refused, and named."""
+    response = client.post("/api/questions", json={"question": "When?", "deadline_s": deadline_s})
+
+    assert response.status_code == 422
+    assert "deadline_s" in response.text

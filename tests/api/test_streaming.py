@@ -40,7 +40,7 @@ from tests.serving import (
     wait_ready,
     wait_until,
 )
-from tests.topology import SHARDS, redis_with, shard_at
+from tests.topology import SHARDS, one_shard, redis_with, shard_at
 
 
 class RawStream:
@@ -263,6 +263,7 @@ def test_a_silent_stream_is_kept_alive(client: httpx.Client) -> None:
     assert 0.8 < time.monotonic() - began < 3
 
 
+@one_shard
 def test_a_waiting_reader_sees_its_place_in_the_queue(client: httpx.Client, redis_url: str) -> None:
     """Positions without an id, then the answer."""
     first, second = (ask(client, f"[tokens=1] {number}")["task_id"] for number in range(2))

@@ -2,9 +2,9 @@
 
 import httpx
 import pytest
-from redis import Redis
 
 from tests.serving import RunningApi, RunningWorker, ask, finish, read_events, run_worker, show, wait_until
+from tests.topology import redis_with, shard_at
 
 RUNNING = "[pace=20] [tokens=1000]"
 
@@ -130,7 +130,7 @@ def test_a_deleted_question_leaves_no_word_in_redis(
     task = finish(client, "[text=the secret answer] to a secret question", metadata={"note": "secret"})
     client.delete(f"/api/tasks/{task['task_id']}")
 
-    with Redis.from_url(redis_url) as redis:
+    with redis_with(redis_url, shard_at(task["task_id"]).running) as redis:
         dumped = b"".join(redis.dump(key) or b"" for key in redis.keys("*"))
 
     assert b"secret" not in dumped

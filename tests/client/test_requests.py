@@ -15,6 +15,7 @@ NOTHING: dict[str, Any] = {
     "history": (),
     "sampling": None,
     "priority": None,
+    "deadline_s": None,
     "metadata": None,
     "idempotency_key": None,
 }
@@ -35,6 +36,7 @@ def test_everything_that_was_given_is_sent() -> None:
         "history": [Message(role="user", content="Hello")],
         "sampling": SamplingParams(max_tokens=9, temperature=0, stop=("\n",)),
         "priority": 0,
+        "deadline_s": 60.0,
         "metadata": {"a": "b"},
         "idempotency_key": "k",
     }
@@ -48,6 +50,7 @@ def test_everything_that_was_given_is_sent() -> None:
         "history": [{"role": "user", "content": "Hello"}],
         "sampling": {"max_tokens": 9, "temperature": 0, "stop": ["\n"]},
         "priority": 0,
+        "deadline_s": 60.0,
         "metadata": {"a": "b"},
     }
     assert request.headers["Idempotency-Key"] == "k"

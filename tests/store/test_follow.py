@@ -220,7 +220,7 @@ async def test_a_lost_claim_is_noticed_in_silence(desk: Desk, tail: Tail) -> Non
 
 
 async def test_who_leaves_after_a_reset_misses_nothing_when_the_lost_part_is_sent_anew(desk: Desk, tail: Tail) -> None:
-    """Its place before the reset is right again then, and hides what lies between: so a reset has a place of its own."""
+    """Its place before the reset is right again then and hides what lies between, so a reset has a place of its own."""
     task_id, lease = await desk.begin("one ")
     snapshot = await Snapshot.take(desk, task_id)
     await desk.say(lease, "two ", "three ", first=2)

@@ -1,7 +1,7 @@
 """The tail: one blocking read for all that is followed, and nothing that stops it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ import pytest
 from redis import Redis
 
 from sibyl.core.cursor import Cursor
-from sibyl.core.errors import StoreUnavailable, UnknownTask
+from sibyl.core.errors import LogUnreadable, StoreUnavailable, UnknownTask
 from sibyl.core.event import Entry, Queued, Started
 from sibyl.core.task import TaskId
 from sibyl.store import tail as tail_module
-from sibyl.store.connection import Store
+from sibyl.store.connection import Store, Word
 from sibyl.store.follow import Reset
 from sibyl.store.keys import Shard
 from sibyl.store.tail import Feed, Tail
+from sibyl.wire.record import FIELDS
 from tests.faults import proxy
 from tests.store.conftest import OpenStore
 from tests.store.desk import Desk, Snapshot
@@ -123,10 +124,11 @@ async def test_two_who_load_at_once_see_no_step_back(desk: Desk, redis_url: str)
 
         reads = 0
 
-        async def command(self, *words: str | int | float) -> Any:
-            self.reads += words[0] == "XRANGE"
-            second = words[0] == "XRANGE" and self.reads == 2
-            reply = await super().command(*words)
+        async def batch(self, shard: Shard, commands: Sequence[Sequence[Word]], **options: bool) -> list[Any]:
+            whole = commands[:1] and commands[0][0] == "XRANGE" and commands[0][2] == "-"
+            self.reads += bool(whole)
+            second = whole and self.reads == 2
+            reply = await super().batch(shard, commands, **options)
             if second:
                 await late.wait()
             return reply
@@ -163,11 +165,11 @@ async def test_a_redis_that_leaves_while_a_log_is_read_anew_stops_nobody(desk: D
 
         away = False
 
-        async def command(self, *words: str | int | float) -> Any:
-            if self.away and words[0] == "XRANGE":
+        async def batch(self, shard: Shard, commands: Sequence[Sequence[Word]], **options: bool) -> list[Any]:
+            if self.away and commands and commands[0][0] == "XRANGE":
                 self.away = False
                 raise StoreUnavailable()
-            return await super().command(*words)
+            return await super().batch(shard, commands, **options)
 
     store = Leaving(redis_url)
     try:
@@ -187,15 +189,16 @@ async def test_a_redis_that_leaves_while_a_log_is_read_anew_stops_nobody(desk: D
         await store.close()
 
     assert not store.away
-    assert reader.resets == [Reset(1, "one ")]
+    assert reader.resets == [Reset(1, "one ", Cursor(lease.epoch, 1))]
     assert reader.text == "one 2"
     assert bystander.resets == []
 
 
 async def test_after_a_cut_the_tail_reads_from_what_redis_has(
-    desk: Desk, redis_url: str, tmp_path: Path, open_store: OpenStore
+    desk: Desk, redis_url: str, tmp_path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest writes were lost while it was away: it goes on from what is there; what comes then comes at once."""
+    monkeypatch.setattr(tail_module, "_CHECK_S", 60)  # the look at silent feeds would notice as well
     task_id, first = await desk.begin("one ")
     snapshot = await Snapshot.take(desk, task_id)
     await desk.lapse(task_id)
@@ -214,7 +217,7 @@ async def test_after_a_cut_the_tail_reads_from_what_redis_has(
         await desk.complete(first, 2)
         await reader.end()
 
-    assert reader.resets == [Reset(1, "one ")]
+    assert reader.resets == [Reset(1, "one ", Cursor(first.epoch, 1))]
 
 
 async def test_followers_outlast_a_redis_that_is_away(
@@ -256,6 +259,38 @@ async def test_tasks_on_several_shards_are_followed(redis_url: str, open_store: 
     assert {lease.task_id[0] for lease in leases} == {"0", "1", "2"}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [(FIELDS["KIND"], "secret"), (FIELDS["TEXT"], "secret"), (FIELDS["KIND"], "started", FIELDS["MODEL"], "secret")],
+    ids=str,
+)
+async def test_a_log_that_cannot_be_read_ends_its_own_streams_only(
+    desk: Desk, tail: Tail, caplog: pytest.LogCaptureFixture, fields: tuple[str, ...]
+) -> None:
+    """A newer version wrote into it: its readers are cut after what could be read, those of others get everything."""
+    strange, lease = await desk.begin("one ")
+    other, other_lease = await desk.begin("other ")
+    reader, bystander = Reader(tail, strange), Reader(tail, other)
+    await reader.until(lambda reader: reader.text == "one ")
+    await bystander.until(lambda reader: reader.text == "other ")
+
+    await desk.store.command("XADD", desk.shard(strange).log(strange), f"{lease.epoch}-2", *fields)
+    with pytest.raises(LogUnreadable):
+        await reader.end()
+    await desk.say(other_lease, "more", first=2)
+    await desk.complete(other_lease, 2)
+    await bystander.end()
+
+    assert reader.text == "one "
+    assert bystander.text == "other more"
+    for attempt in (Reader(tail, strange).end(), desk.log.read(strange), desk.text(strange)):
+        with pytest.raises(LogUnreadable):
+            await attempt
+    assert [record.action for record in caplog.records if record.levelname == "ERROR"] == ["log_unreadable"] * 2  # type: ignore[attr-defined]
+    assert "secret" not in caplog.text
+    assert tail.followed == 0
+
+
 async def test_what_is_no_id_is_not_followed(tail: Tail) -> None:
     """It never becomes a key, and leaves nothing behind."""
     with pytest.raises(UnknownTask):
@@ -275,9 +310,9 @@ async def test_a_position_that_was_fetched_too_early_is_dropped(
     class Claimed(Store):
         """Lets the task be claimed, and the tail hear of it, before the position arrives."""
 
-        async def call(self, command: Any) -> Any:
-            reply = await super().call(command)
-            if fast and isinstance(reply, list) and len(reply) == 3 and reply[1] is not None:
+        async def batch(self, shard: Shard, commands: Sequence[Sequence[Word]], **options: bool) -> list[Any]:
+            reply = await super().batch(shard, commands, **options)
+            if fast and len(reply) == 3 and reply[1] is not None:
                 assert (await desk.claimed()).lease.task_id == ahead
                 lease = (await desk.claimed()).lease
                 fast.clear()

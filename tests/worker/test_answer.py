@@ -80,7 +80,7 @@ async def test_a_cancel_is_told_after_the_words_are_stored(desk: Desk) -> None:
 
 
 async def test_a_cancel_that_comes_after_the_end_is_too_late(desk: Desk) -> None:
-    """Redis lost the last words, which are sent again before the end: the reply that tells of the cancel stops nothing."""
+    """The last words were lost and are sent again before the end; the reply that tells of the cancel stops nothing."""
     task_id, answer = await begin(desk)
     await answer.append([Output(text="one "), Output(text="two")])
     await answer.append([Output(text=" three")])

@@ -37,4 +37,6 @@ async def draw_fortune(
         poem_number=poem.number,
     )
     request = digest("fortunes", body)
-    return await accept(context, owner, spec, response, key=idempotency_key, request=request)
+    return await accept(
+        context, owner, spec, response, deadline_s=body.deadline_s, key=idempotency_key, request=request
+    )

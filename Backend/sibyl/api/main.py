@@ -57,7 +57,7 @@ def run(settings: Settings, *, fd: int | None = None) -> None:
 
 
 async def _serve(settings: Settings, redis_url: str, config: uvicorn.Config, listening: socket.socket) -> bool:
-    store = Store(redis_url, shards=settings.shards)
+    store = Store(redis_url, shards=settings.shards, durability=settings.durability)
     try:
         found = await store.patient(STORE_PATIENCE_S).check()
     except StoreUnavailable as error:
@@ -103,5 +103,7 @@ class _Server(uvicorn.Server):
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:
-    # A stream that we cut on purpose is no error of the application; we log it ourselves.
-    return "returned without completing response" not in record.getMessage()
+    # A stream that we cut on purpose is no error of the application; we log it ourselves. Nor is a lifespan that a
+    # second signal ended: the kernel sends one of its own when the supervisor dies.
+    said = record.getMessage()
+    return "returned without completing response" not in said and "exceptions.CancelledError" not in said

@@ -26,4 +26,6 @@ async def ask(
     # Drawn here and stored: an attempt that goes on elsewhere draws the same tokens.
     spec = body.spec(seed=secrets.randbelow(SEED_MOST + 1))
     request = digest("questions", body)
-    return await accept(context, owner, spec, response, key=idempotency_key, request=request)
+    return await accept(
+        context, owner, spec, response, deadline_s=body.deadline_s, key=idempotency_key, request=request
+    )

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sibyl.api.connection import cut
 from sibyl.core.cursor import Cursor
-from sibyl.core.errors import TaskForgotten
+from sibyl.core.errors import LogUnreadable, TaskForgotten
 from sibyl.core.event import Entry
 from sibyl.store.follow import Batch, Forgotten, Hint, Position, Progress, Reset, follow
 from sibyl.store.tail import Feed
@@ -64,6 +64,8 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send_in_time)
         except* Cut:
             logger.debug("Stream cut: draining", extra={"action": "stream_cut"})
+        except* LogUnreadable:
+            logger.info("Stream cut: its log cannot be read", extra={"action": "stream_cut"})
         except* TimeoutError:  # an event and a keep-alive may notice it in the same moment
             logger.info("Stream cut: its reader takes nothing", extra={"action": "stream_stalled"})
         finally:

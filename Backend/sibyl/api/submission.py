@@ -1,5 +1,6 @@
 """From a checked body to an accepted task: the part that questions and fortunes share."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Header, Response
@@ -35,11 +36,21 @@ REFUSALS: dict[int | str, dict[str, Any]] = UNREADABLE | {
 
 
 async def accept(
-    context: Context, owner: Owner, spec: TaskSpec, response: Response, *, key: str | None, request: str
+    context: Context,
+    owner: Owner,
+    spec: TaskSpec,
+    response: Response,
+    *,
+    deadline_s: float | None,
+    key: str | None,
+    request: str,
 ) -> dict[str, Any]:
     """Submit the task and return its body; sets Location."""
     await require_fitting(context, spec.messages)
-    task_id = await context.queue.submit(spec, owner=owner, limits=context.limits, idempotency_key=key, request=request)
+    limits = context.limits
+    if deadline_s is not None:
+        limits = replace(limits, deadline_s=min(deadline_s, limits.deadline_s))
+    task_id = await context.queue.submit(spec, owner=owner, limits=limits, idempotency_key=key, request=request)
     response.headers["Location"] = f"/api/tasks/{task_id}"
     return await show(context, owner, task_id)
 

@@ -57,6 +57,9 @@ _watching = _options(
 @_sampling
 @click.option("--seed", type=int, metavar="N", help="The same seed draws the same tokens.")
 @click.option("--priority", type=click.IntRange(0, 9), metavar="0-9", help="Larger runs sooner; 5 by default.")
+@click.option(
+    "--deadline", "deadline_s", type=click.FloatRange(1), metavar="SECONDS", help="Expire if not done by then."
+)
 def ask(
     question: str,
     url: str,
@@ -65,6 +68,7 @@ def ask(
     timeout_s: float | None,
     system: str | None,
     priority: int | None,
+    deadline_s: float | None,
     stop: tuple[str, ...],
     **sampling: Any,
 ) -> None:
@@ -84,7 +88,7 @@ def ask(
     text, params = _read_question(question), SamplingParams(stop=stop, **sampling)
 
     async def submit(client: "AsyncClient") -> "Task":
-        return await client.ask(text, system=system, sampling=params, priority=priority)
+        return await client.ask(text, system=system, sampling=params, priority=priority, deadline_s=deadline_s)
 
     _ask(submit, url=url, as_json=as_json, detach=detach, timeout_s=timeout_s)
 

@@ -73,6 +73,7 @@ class AsyncClient:
         history: Sequence[Message] = (),
         sampling: SamplingParams | None = None,
         priority: int | None = None,
+        deadline_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Task:
@@ -84,6 +85,7 @@ class AsyncClient:
                 history=history,
                 sampling=sampling,
                 priority=priority,
+                deadline_s=deadline_s,
                 metadata=metadata,
                 idempotency_key=idempotency_key,
             )

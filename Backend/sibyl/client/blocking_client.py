@@ -85,6 +85,7 @@ class Client:
         history: Sequence[Message] = (),
         sampling: SamplingParams | None = None,
         priority: int | None = None,
+        deadline_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Task:
@@ -96,6 +97,7 @@ class Client:
             history: earlier turns, oldest first.
             sampling: how the next token is chosen; None leaves it to the server.
             priority: 0 to 9, larger runs sooner; None is 5.
+            deadline_s: it expires if it is not finished by then; None leaves it to the server.
             metadata: your own, returned with the task.
             idempotency_key: the same key gives the same task, also from another process; None draws one.
         """
@@ -106,6 +108,7 @@ class Client:
                 history=history,
                 sampling=sampling,
                 priority=priority,
+                deadline_s=deadline_s,
                 metadata=metadata,
                 idempotency_key=idempotency_key,
             )

@@ -33,6 +33,7 @@ def ask_request(
     history: Sequence[Message],
     sampling: SamplingParams | None,
     priority: int | None,
+    deadline_s: float | None,
     metadata: Mapping[str, str] | None,
     idempotency_key: str | None,
 ) -> Request[Task]:
@@ -44,6 +45,8 @@ def ask_request(
         fields["history"] = [asdict(message) for message in history]
     if priority is not None:
         fields["priority"] = priority
+    if deadline_s is not None:
+        fields["deadline_s"] = deadline_s
     if metadata:
         fields["metadata"] = dict(metadata)
     return _submission("api/questions", fields | _sampling(sampling), idempotency_key)

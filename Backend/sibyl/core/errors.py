@@ -13,6 +13,7 @@
         StoreUnavailable        Redis is out of reach, try again later
             StoreFull           Redis refuses writes
         StoreUnsuitable         Redis is reachable but must not be used
+        LogUnreadable           another version wrote it; ask a node of that version
         LeaseLost               another worker owns the task now; stop
         TaskCancelled           the client asked to stop
         DeadlinePassed          the task's time is over
@@ -120,6 +121,13 @@ class StoreUnsuitable(SibylError):
     """This Redis cannot be used."""
 
     status = 503
+
+
+class LogUnreadable(SibylError):
+    """This version of Sibyl cannot read the task's log, which another version has written. Try again in a moment."""
+
+    status = 503
+    retry_after_s = 5
 
 
 class LeaseLost(SibylError):

@@ -1,8 +1,10 @@
-"""The one door to Redis: how we connect, what we retry, and what its errors mean to us.
+"""The one door to Redis: what we repeat, what its errors mean to us, and what outlasts the loss of a primary.
 
 redis-py repeats commands by itself by default, also those that must not be repeated; here every client has that turned
 off. ``Store.run`` repeats only scripts, each of which is safe to repeat. Commands that block have connections of their
 own and a longer timeout, or they would be cut while they wait.
+
+All keys of a command lie on one shard, and so on one server: the primary that has the shard's slot at the moment.
 """
 
 import asyncio
@@ -10,42 +12,47 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
+from redis.crc import key_slot
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sibyl.core.errors import StoreFull, StoreUnavailable, StoreUnsuitable
 from sibyl.core.policy import backoff_s
+from sibyl.store.address import Place, parse_address
 from sibyl.store.keys import Shard
+from sibyl.store.primaries import primaries_at
 from sibyl.store.scripts import Script
+from sibyl.store.server import COMMAND_TIMEOUT_S, Server
+from sibyl.store.suitability import suitable
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Word = str | int | float
+Durability = Literal["fast", "safe", "ha"]
 StreamEntries = list[tuple[str, list[tuple[str, dict[str, str]]]]]
 """For each stream key, its entries: id and fields."""
 
-MIN_VERSION = (6, 2)
 BLOCK_MS = 1000  # how long a blocking read waits before it looks again by itself
-_COMMAND_TIMEOUT_S = 5.0
-_CONNECTIONS = 64
-_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, ReadOnlyError, BusyLoadingError, MasterDownError)
+_REPLICA_MS = 50  # how long a read waits for a replica before it is tried again
 # What passes by itself. Redis 6.2 wraps what a script met into an error of its own, so the word may stand anywhere.
 _PASSING = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 
@@ -53,31 +60,31 @@ _PASSING = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 class Store:
     """A connected Redis: runs scripts and commands, and translates what goes wrong."""
 
-    def __init__(self, url: str, *, shards: int = 1, patience_s: float = 1.0) -> None:
+    def __init__(self, url: str, *, shards: int = 1, patience_s: float = 1.0, durability: Durability = "safe") -> None:
         """Connect on first use.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``.
+            url: see ``address``.
             shards: parts that the keys are spread over; the same in every process.
             patience_s: how long a call goes on trying while Redis is out of reach.
+            durability: with ``ha``, what is read as lasting is known to a replica.
         """
         self._patience_s = patience_s
+        self._ha = durability == "ha"
         self.shards = tuple(Shard(number) for number in range(shards))
         try:
-            self.client = _client(url)
-            self.blocking = _client(url)
-            _try_settings(self.client)
+            self._primaries = primaries_at(parse_address(url))
         except (ValueError, TypeError) as error:
             raise StoreUnsuitable(f"The Redis URL cannot be used: {error}") from None
 
     def patient(self, patience_s: float) -> "Store":
         """Return the same store with another patience; it shares the connections."""
-        other = object.__new__(Store)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._patience_s = patience_s
         return other
 
-    async def run(self, script: Script, keys: Sequence[str], *args: str | int | float) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], *args: Word) -> Any:
         """Run a script and return its reply; repeat it while Redis is out of reach, for ``patience_s`` at most.
 
         Raises:
@@ -85,50 +92,88 @@ class Store:
             StoreFull: Redis refused to write; the script has not run.
         """
 
-        async def once() -> Any:
+        async def once(redis: Redis) -> Any:
             source = script.source
             try:
-                return await self.client.evalsha(source.sha1, len(keys), *keys, *args)
-            except NoScriptError:
-                return await self.client.eval(source.text, len(keys), *keys, *args)
+                return await self._execute(redis, "EVALSHA", source.sha1, len(keys), *keys, *args)
+            except NoScriptError:  # each server has its own
+                return await self._execute(redis, "EVAL", source.text, len(keys), *keys, *args)
 
-        return await self.call(once)
+        return await self._patiently(lambda: self._at(keys[0], once))
 
-    async def command(self, *words: str | int | float) -> Any:
-        """Run one command that reads, or that is safe to repeat, and return its reply, as in ``run``."""
-        return await self.call(lambda: cast(Awaitable[Any], self.client.execute_command(*words)))  # type: ignore[no-untyped-call]
+    async def command(self, *words: Word) -> Any:
+        """Run one command that reads, or that is safe to repeat, and return its reply, as in ``run``.
 
-    async def call(self, command: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``command`` returns; it is repeated as in ``run`` and so must be safe to repeat."""
-        give_up = time.monotonic() + self._patience_s
-        failures = 0
-        while True:
-            try:
-                async with asyncio.timeout(_COMMAND_TIMEOUT_S):
-                    return await command()
-            except _AWAY as error:
-                failure: Exception = error
-            except RedisError as error:
-                if _PASSING.search(str(error)) is None:
-                    raise translate(error) from error
-                failure = error
-            failures += 1
-            pause_s = backoff_s(failures, first_s=0.02, most_s=0.5)
-            if time.monotonic() + pause_s > give_up:
-                raise translate(failure) from failure
-            await asyncio.sleep(pause_s)
+        Its second word is the key that says where.
+        """
+        key = str(words[1]) if len(words) > 1 else ""
+        return await self._patiently(lambda: self._at(key, lambda redis: self._execute(redis, *words)))
 
-    async def wait_for_entries(self, streams: Mapping[str, str], *, count: int) -> StreamEntries:
-        """Return what the streams hold after the given ids, at most ``count`` of each; wait a second if it is nothing.
+    async def batch(
+        self, shard: Shard, commands: Sequence[Sequence[Word]], *, atomic: bool = False, lasting: bool = False
+    ) -> list[Any]:
+        """Run commands that only read, all on one shard, in one round trip; return their replies, as in ``run``.
+
+        Args:
+            atomic: nothing changes between them.
+            lasting: with durability ``ha``, return only what a replica has as well, and so what the loss of the
+                primary takes back no more. In other modes it means nothing.
+
+        Raises:
+            StoreUnavailable: Redis stayed out of reach, or no replica confirmed.
+        """
+
+        async def once(redis: Redis) -> list[Any]:
+            begin, end = ([["MULTI"]], [["EXEC"]]) if atomic else ([], [])
+            # The proof has to go the same way, right behind: another connection may lead to another server, or to this
+            # one after a restart in which it lost what was read. Whoever has the marker has all that was before it.
+            proof: list[list[Word]] = (
+                [["SET", shard.marker, ""], ["WAIT", 1, _REPLICA_MS]] if self._ha and lasting else []
+            )
+            async with redis.pipeline(transaction=False) as pipe:
+                pipe.response_callbacks = {}  # they would choke on QUEUED
+                for words in (*begin, *commands, *end, *proof):
+                    pipe.execute_command(*words)
+                replies = await pipe.execute()
+            if proof and replies[-1] < 1:
+                raise ResponseError("NOREPLICAS No replica has confirmed the newest writes.")
+            answers = replies[len(commands) + 1] if atomic else replies[: len(commands)]
+            return [_parsed(redis, words, answer) for words, answer in zip(commands, answers, strict=True)]
+
+        return await self._patiently(lambda: self._at(shard.marker, once))
+
+    async def require_lasting(self, shard: Shard, *keys: str) -> None:
+        """Return once a replica has one of these keys as well; at once unless durability is ``ha``.
+
+        Raises:
+            StoreUnavailable: none confirmed in time, or a failover has lost them.
+        """
+        if self._ha:
+            (present,) = await self.batch(shard, [["EXISTS", *keys]], lasting=True)
+            if not present:
+                raise StoreUnavailable("Redis has just lost its primary, and with it what was written last.")
+
+    async def wait_for_entries(
+        self, streams: Mapping[str, str], *, count: int, block_ms: int = BLOCK_MS, lasting: Shard | None = None
+    ) -> StreamEntries:
+        """Return what the streams hold after the given ids, at most ``count`` of each; wait ``block_ms`` if nothing.
+
+        Args:
+            lasting: the streams' shard, to return only what lasts, as ``batch`` does.
 
         Raises:
             StoreUnavailable: Redis is out of reach. It is not repeated: whoever waits has to look around first.
         """
-        try:
-            async with asyncio.timeout(BLOCK_MS / 1000 + _COMMAND_TIMEOUT_S):
-                reply = await self.blocking.xread({**streams}, count=count, block=BLOCK_MS)  # type: ignore[dict-item]
-        except (*_AWAY, RedisError) as error:
-            raise translate(error) from error
+        read = ["STREAMS", *streams, *streams.values()]
+
+        async def wait() -> Any:
+            server = await self.server_of(next(iter(streams)))
+            async with server.within(block_ms / 1000 + COMMAND_TIMEOUT_S):
+                return await server.blocking.execute_command("XREAD", "COUNT", count, "BLOCK", block_ms, *read)  # type: ignore[no-untyped-call]
+
+        reply = await self._once(wait)
+        if reply and self._ha and lasting is not None:
+            (reply,) = await self.batch(lasting, [["XREAD", "COUNT", count, *read]], lasting=True)
         return cast(StreamEntries, reply)
 
     async def wait_for_value(self, key: str, *, wait_s: float) -> str | None:
@@ -137,51 +182,97 @@ class Store:
         Raises:
             StoreUnavailable: Redis is out of reach.
         """
-        try:
-            async with asyncio.timeout(wait_s + _COMMAND_TIMEOUT_S):
-                reply = await self.blocking.blpop([key], timeout=wait_s)
-        except (*_AWAY, RedisError) as error:
-            raise translate(error) from error
+
+        async def wait() -> Any:
+            server = await self.server_of(key)
+            async with server.within(wait_s + COMMAND_TIMEOUT_S):
+                return await server.blocking.blpop([key], timeout=wait_s)
+
+        reply = await self._once(wait)
         return None if reply is None else str(reply[1])
 
     async def check(self) -> str:
-        """Return the server's name and version, if it can be used.
+        """Return the server's name and version, if it can be used; of a cluster, those of each primary are looked at.
 
         Raises:
             StoreUnavailable: nobody answers.
             StoreUnsuitable: it is too old, would evict keys, or refuses our credentials.
         """
-        # INFO rather than CONFIG GET: managed services forbid CONFIG.
-        info = await self.call(lambda: self.client.info("everything"))
-        name = "Valkey" if "valkey_version" in info else "Redis"
-        version = str(info.get("valkey_version") or info.get("redis_version", "0"))
-        if tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2]) < MIN_VERSION:
-            raise StoreUnsuitable(f"{name} {version} is too old: Sibyl needs Redis 6.2 or newer, or Valkey.")
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise StoreUnsuitable(
-                f"{name} has maxmemory-policy {policy} and would drop answers when memory is short. "
-                "Set it to noeviction: redis-cli CONFIG SET maxmemory-policy noeviction"
-            )
-        if not info.get("aof_enabled"):
-            logger.warning(
-                "%s runs without an append-only file: accepted tasks are lost when it restarts. "
-                "Set appendonly yes, unless your provider keeps the data in another way.",
-                name,
-                extra={"action": "store_without_aof"},
-            )
-        return f"{name} {version}"
+
+        async def look() -> list[dict[str, Any]]:
+            found = []
+            for server in await self.servers():
+                async with server.within(COMMAND_TIMEOUT_S):
+                    # INFO rather than CONFIG GET: managed services forbid CONFIG.
+                    found.append(await server.client.info("everything"))
+            return found
+
+        return suitable(await self._patiently(look), ha=self._ha)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.client.aclose()
-        await self.blocking.aclose()
+        await self._primaries.close()
+
+    async def servers(self) -> Sequence[Server]:
+        """Return all primaries. Raises what redis-py and the network raise."""
+        return await self._primaries.all()
+
+    async def server_of(self, key: str) -> Server:
+        """Return the primary that has this key. Raises what redis-py and the network raise."""
+        return await self._primaries.of(key_slot(key.encode()))
+
+    async def _at(self, key: str, command: Callable[[Redis], Awaitable[T]]) -> T:
+        server = await self.server_of(key)
+        async with server.within(COMMAND_TIMEOUT_S):
+            return await command(server.client)
+
+    async def _execute(self, redis: Redis, *words: Word) -> Any:
+        try:
+            return await redis.execute_command(*words)  # type: ignore[no-untyped-call]
+        except MovedError:
+            raise
+        except AskError as error:  # the slot is on its way to another node, and the key is there already
+            async with self._primaries.at(error.host, error.port).client.pipeline(transaction=False) as pipe:
+                pipe.execute_command("ASKING")
+                pipe.execute_command(*words)
+                return (await pipe.execute())[1]
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        give_up = time.monotonic() + self._patience_s
+        failures = 0
+        while True:
+            try:
+                return await self._once(attempt)
+            except StoreFull:
+                raise
+            except StoreUnavailable:
+                failures += 1
+                pause_s = backoff_s(failures, first_s=0.02, most_s=0.5)
+                if time.monotonic() + pause_s > give_up:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    async def _once(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await attempt()
+        except MovedError as error:
+            self._primaries.doubt((error.slot_id, Place(error.host, error.port)) if error.host else None)
+            raise translate(error) from error
+        except (TryAgainError, AskError) as error:
+            raise translate(error) from error
+        except (RedisError, OSError) as error:
+            failure = translate(error)
+            if isinstance(failure, StoreUnavailable):
+                self._primaries.doubt()
+            raise failure from error
 
 
-def _try_settings(client: Redis) -> None:
-    """Make a connection object without connecting: it raises TypeError for what the URL should not name."""
-    pool = client.connection_pool
-    pool.connection_class(**pool.connection_kwargs)
+def _parsed(redis: Redis, words: Sequence[Word], reply: Any) -> Any:
+    """A reply in the shape that redis-py gives it elsewhere."""
+    if isinstance(reply, RedisError):
+        raise reply
+    parse = redis.response_callbacks.get(str(words[0]))
+    return reply if parse is None else parse(reply)
 
 
 def because(error: StoreUnavailable) -> str:
@@ -207,27 +298,17 @@ def translate(error: Exception) -> StoreUnavailable | StoreUnsuitable:
             return StoreFull()
         case ResponseError() if "READONLY" in str(error):  # Redis 6.2, from within a script
             return translate(ReadOnlyError())
+        case MovedError() | AskError() | TryAgainError():
+            return StoreUnavailable("A part of the Redis cluster is moving to another node.")
         case MasterDownError():
             return StoreUnavailable()
+        case ClusterDownError():
+            return StoreUnavailable("A part of the Redis cluster has no node at the moment.")
+        case ResponseError() if "NOREPLICAS" in str(error):
+            return StoreUnavailable("Redis has too few replicas at the moment.")
         case ResponseError() if _PASSING.search(str(error)):
             return StoreUnavailable()
         case ResponseError():
             return StoreUnsuitable(f"Redis refused a command: {error}")
         case _:
             return StoreUnavailable()
-
-
-def _client(url: str) -> Redis:
-    # No socket timeout: redis-py would send with asyncio.wait_for, which on Python 3.11 loses a cancellation that comes
-    # while it is done (bpo-37658). Every command runs under a timeout of ours instead.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=_COMMAND_TIMEOUT_S,
-        decode_responses=True,
-        socket_timeout=None,
-        socket_connect_timeout=_COMMAND_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
-    return Redis.from_pool(pool)

@@ -109,7 +109,7 @@ def _rejoin(seen: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, list[
     kept = outputs_of(entries[:common])
     if not any(isinstance(entry.event, Output) for entry in seen[common:]):
         return common, []  # only marks without text were lost; the follower's text is right
-    # With its own place: the follower's last one may soon be right again, once the owner has sent anew what was lost, and
-    # whoever went on from there would miss what lies between.
+    # With its own place: the follower's last one may soon be right again, once the owner has sent anew what was lost,
+    # and whoever went on from there would miss what lies between.
     place = entries[common - 1].cursor if common else START
     return common, [Reset(len(kept), "".join(output.text for output in kept), place)]

@@ -11,8 +11,8 @@ A task id begins with its shard.
 | ``running`` | zset | id -> end of the lease, ms |
 | ``deadlines`` | zset | id -> deadline, ms, of every unfinished task |
 | ``open`` | hash | owner -> unfinished tasks |
-| ``fair`` | hash | owner -> virtual finish time of the owner's last task (start-time fair queueing) |
-| ``clock`` | string | virtual time: that of the task claimed last |
+| ``ahead`` | zset | owner -> virtual finish time of the last task, of those ahead of the clock (start-time fairness) |
+| ``clock`` | string | virtual time: that of the task claimed last; none while there are no unfinished tasks |
 | ``bell`` | stream | doorbell of the workers: ``work <id>``, ``cancel <id>``, ``count <name>``; about 1,000 newest |
 | ``gone:<id>`` | string | a finished or deleted task was here, so "forgotten" can be told from "unknown" |
 | ``dead`` | zset | id -> time, ms, of tasks that used up their attempts; the 1,000 newest |
@@ -22,6 +22,7 @@ A task id begins with its shard.
 | ``prompt:<name>`` | string | messages whose length somebody asks for, JSON; for seconds |
 | ``count:<name>`` | list | the answer, tokens; for seconds |
 | ``tail:<name>`` | stream | doorbell of one API process's tail |
+| ``marker`` | string | written after a read, so that WAIT tells whether a replica has what was read (durability ha) |
 """
 
 import hashlib
@@ -43,11 +44,12 @@ class Shard:
         self.running = self._prefix + "running"
         self.deadlines = self._prefix + "deadlines"
         self.open = self._prefix + "open"
-        self.fair = self._prefix + "fair"
+        self.ahead = self._prefix + "ahead"
         self.clock = self._prefix + "clock"
         self.bell = self._prefix + "bell"
         self.dead = self._prefix + "dead"
         self.workers = self._prefix + "workers"
+        self.marker = self._prefix + "marker"
 
     def task(self, task_id: TaskId) -> str:
         """The task's hash."""
@@ -90,7 +92,7 @@ class Shard:
             self.running,
             self.deadlines,
             self.open,
-            self.fair,
+            self.ahead,
             self.clock,
             self.bell,
             self.dead,

@@ -1,16 +1,27 @@
 """The log of an answer: append with a lease, read from a cursor. What is appended is durable before it can be read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sibyl.core.cursor import START, Cursor
-from sibyl.core.errors import LeaseLost
+from sibyl.core.errors import InvalidCursor, LeaseLost, LogUnreadable
 from sibyl.core.event import Entry, Output
 from sibyl.core.task import Lease, TaskId
 from sibyl.store.connection import Store
 from sibyl.store.keys import shard_of
 from sibyl.store.scripts import Script
 from sibyl.wire import record
+
+RawEntries = Sequence[tuple[str, Mapping[str, str]]]
+"""Entries as XRANGE gives them: stream id and fields."""
+
+
+def decoded(raw: RawEntries) -> list[Entry]:
+    """Return the entries. Raises LogUnreadable when one means nothing to this version."""
+    try:
+        return [record.decode_entry(stream_id, fields) for stream_id, fields in raw]
+    except (ValueError, InvalidCursor):
+        raise LogUnreadable() from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +77,9 @@ class EventLog:
 
         Raises:
             StoreUnavailable: Redis is out of reach.
+            LogUnreadable: an entry means nothing to this version.
         """
         shard = self._store.shards[shard_of(task_id, len(self._store.shards))]
         start = "-" if after == START else f"({after}"
         raw = await self._store.command("XRANGE", shard.log(task_id), start, "+")
-        return [record.decode_entry(stream_id, fields) for stream_id, fields in raw]
+        return decoded(raw)

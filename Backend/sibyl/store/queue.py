@@ -3,14 +3,17 @@
 Every change is one script, atomic and safe to repeat. The lease is timed by Redis' clock alone.
 """
 
+import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from sibyl.core.errors import (
     IdempotencyMismatch,
     LeaseLost,
     QueueFull,
+    StoreUnavailable,
     TooManyTasks,
 )
 from sibyl.core.event import Terminal
@@ -23,7 +26,10 @@ from sibyl.store.scripts import Script
 from sibyl.store.tasks import missing, require_owner
 from sibyl.wire import record
 
-_CLAIM_CANDIDATES = 8  # looked at for one free slot; several workers may run for the same ones
+T = TypeVar("T")
+
+_CLAIM_CANDIDATES = 8  # looked at on each shard for one free slot; several workers may run for the same ones
+_REAP_CANDIDATES = 100  # of each kind, on each shard, at a time
 _ENDS = {
     "Completed": State.COMPLETED,
     "Failed": State.FAILED,
@@ -34,10 +40,14 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much the queue takes, and for how long."""
+    """How much the queue takes, and for how long.
 
-    queue_tasks: int
-    owner_tasks: int
+    The two numbers are kept exactly on one shard. With several, submits at the same moment do not see each other, so
+    there may be as many tasks more as submits were under way.
+    """
+
+    queue_tasks: int  #: waiting
+    owner_tasks: int  #: unfinished, of one owner
     deadline_s: float
     retention_s: float
 
@@ -77,7 +87,7 @@ class TaskQueue:
 
         Args:
             idempotency_key: the caller's name for this submit; the same key gives the same task again.
-            request: a digest of what was asked, compared when the key was used before. Never empty with a key.
+            request: a digest of what was asked, compared when the key was used before.
 
         Raises:
             IdempotencyMismatch: the key was used with another request.
@@ -93,22 +103,37 @@ class TaskQueue:
         shard = self._store.shards[number]
         task_id = keys.task_id(number, secrets.token_hex(16))
         idem = shard.task(task_id) if idempotency_key is None else shard.idempotency(owner, idempotency_key)
+        most_waiting, most_open = await self._left_for(shard, owner, limits)
         reply = await self._store.run(
             Script.SUBMIT,
             [*shard.whole(task_id), shard.mine(owner), idem],
             *(task_id, owner, spec.priority, record.encode_spec(spec)),
             *(round(limits.deadline_s * 1000), round(limits.retention_s * 1000)),
-            *(limits.queue_tasks, limits.owner_tasks, "" if idempotency_key is None else request),
+            *(most_waiting, most_open, "0" if idempotency_key is None else "1", request),
         )
         match reply:
             case ["ok", known_id]:
-                return TaskId(known_id)
+                known = TaskId(known_id)
+                await self._store.require_lasting(shard, shard.task(known), shard.gone(known))
+                return known
             case ["mismatch"]:
                 raise IdempotencyMismatch()
             case ["queue_full"]:
                 raise QueueFull()
             case _:
                 raise TooManyTasks()
+
+    async def _left_for(self, shard: Shard, owner: Owner, limits: Limits) -> tuple[int, int]:
+        """What the tasks on other shards leave of the limits. A script sees the keys of its own shard only."""
+
+        async def count(other: Shard) -> tuple[int, int]:
+            waiting = await self._store.command("ZCARD", other.waiting)
+            return int(waiting), int(await self._store.command("HGET", other.open, owner) or 0)
+
+        # A shard that is out of reach counts as empty: it does not keep the others from accepting.
+        counts, _ = await _reachable([count(other) for other in self._store.shards if other is not shard])
+        waiting, unfinished = (sum(numbers) for numbers in zip((0, 0), *counts, strict=True))
+        return limits.queue_tasks - waiting, limits.owner_tasks - unfinished
 
     async def request_cancel(self, task_id: TaskId, owner: Owner) -> State:
         """Ask the task to stop and return its state now: terminal, unless a worker has still to hear of it.
@@ -144,28 +169,25 @@ class TaskQueue:
             nonce: unique to this call.
             floor: the highest epoch that this worker ever saw.
         """
-        shards = self._store.shards
-        first = secrets.randbelow(len(shards))  # so that no shard's tasks wait for those of another
-        for shard in (*shards[first:], *shards[:first]):
-            tried: set[TaskId] = set()
-            # Those that could not be had have ended or are another worker's, so the next look shows what is behind.
-            while candidates := [task_id for task_id in await self._claimable(shard) if task_id not in tried]:
-                tried.update(candidates)
-                for task_id in candidates:
-                    reply = await self._store.run(
-                        Script.CLAIM,
-                        shard.whole(task_id),
-                        *(task_id, nonce, round(lease_s * 1000), max_attempts, floor, model),
+        tried: set[TaskId] = set()
+        # Those that could not be had have ended or are another worker's, so the next look shows what is behind.
+        while candidates := [task_id for task_id in await self._claimable() if task_id not in tried]:
+            tried.update(candidates)
+            for task_id in candidates:
+                reply = await self._store.run(
+                    Script.CLAIM,
+                    self._shard(task_id).whole(task_id),
+                    *(task_id, nonce, round(lease_s * 1000), max_attempts, floor, model),
+                )
+                if reply[0] == "ok":
+                    _, epoch, stored, attempt, remaining_ms, spec = reply
+                    return Claim(
+                        lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
+                        spec=record.decode_spec(spec),
+                        attempt=int(attempt),
+                        stored=int(stored),
+                        remaining_s=int(remaining_ms) / 1000,
                     )
-                    if reply[0] == "ok":
-                        _, epoch, stored, attempt, remaining_ms, spec = reply
-                        return Claim(
-                            lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
-                            spec=record.decode_spec(spec),
-                            attempt=int(attempt),
-                            stored=int(stored),
-                            remaining_s=int(remaining_ms) / 1000,
-                        )
         return None
 
     async def settle(self, lease: Lease, stored: int, end: Terminal) -> int | None:
@@ -197,6 +219,8 @@ class TaskQueue:
     async def release(self, lease: Lease, *, delay_s: float = 0.0, unharmed: bool = False) -> bool:
         """Give the task back, for another worker to go on after ``delay_s``; False if it was not ours any more.
 
+        Repeating it changes nothing.
+
         Args:
             unharmed: this attempt does not count as a failed one.
         """
@@ -225,20 +249,55 @@ class TaskQueue:
 
     async def reap(self) -> int:
         """End tasks that no worker holds and that are cancelled or past their deadline; return how many."""
+        looks, failure = await _reachable([self._due(shard, _REAP_CANDIDATES) for shard in self._store.shards])
         ended = 0
-        for shard in self._store.shards:
-            abandoned, _, overdue = await self._due(shard)
-            for task_id in {*abandoned, *overdue}:
-                reply = await self._store.run(Script.REAP, shard.whole(task_id), task_id)
+        for due in looks:
+            for task_id in {*due.abandoned, *due.overdue}:
+                reply = await self._store.run(Script.REAP, self._shard(task_id).whole(task_id), task_id)
                 ended += reply[0] == "ended"
+        if failure is not None:
+            raise failure
         return ended
 
-    async def _claimable(self, shard: Shard) -> Sequence[TaskId]:
-        abandoned, waiting, _ = await self._due(shard)
-        return [*abandoned, *waiting]
+    async def _claimable(self) -> Sequence[TaskId]:
+        """What may be claimed, best first: the abandoned, then by priority, then by the place in the shard's queue."""
+        looks, failure = await _reachable([self._due(shard, _CLAIM_CANDIDATES) for shard in self._store.shards])
+        if failure is not None and not any(due.abandoned or due.waiting for due in looks):
+            raise failure
+        secrets.SystemRandom().shuffle(looks)  # so that among equals no shard is preferred
+        waiting = [(band, place, task_id) for due in looks for place, (task_id, band) in enumerate(due.waiting)]
+        waiting.sort(key=lambda found: found[:2])
+        return [
+            *(task_id for due in looks for task_id in due.abandoned),
+            *(task_id for _, _, task_id in waiting),
+        ]
 
-    async def _due(self, shard: Shard) -> tuple[Sequence[TaskId], Sequence[TaskId], Sequence[TaskId]]:
+    async def _due(self, shard: Shard, most: int) -> "_Due":
         abandoned, waiting, overdue = await self._store.run(
-            Script.DUE, [shard.waiting, shard.running, shard.deadlines], _CLAIM_CANDIDATES
+            Script.DUE, [shard.waiting, shard.running, shard.deadlines], most
         )
-        return abandoned, waiting, overdue
+        bands = [int(band) for band in waiting[1::2]]
+        return _Due(abandoned, list(zip(waiting[::2], bands, strict=True)), overdue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What one look at a shard finds."""
+
+    abandoned: Sequence[TaskId]
+    waiting: Sequence[tuple[TaskId, int]]  #: next first, each with its band: 0 is the highest priority
+    overdue: Sequence[TaskId]
+
+
+async def _reachable(asked: Sequence[Coroutine[Any, Any, T]]) -> tuple[list[T], StoreUnavailable | None]:
+    """Ask all shards at once; return what those within reach say, and what one said that was not."""
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    away = [result for result in results if isinstance(result, StoreUnavailable)]
+    said: list[T] = []
+    for result in results:
+        if isinstance(result, StoreUnavailable):
+            continue
+        if isinstance(result, BaseException):
+            raise result
+        said.append(result)
+    return said, away[0] if away else None

@@ -7,6 +7,8 @@ The tail reads all followed logs with one XREAD. When a task joins, an entry in 
 blocked read return and start anew with the new log among its keys. After a short pause for more to gather, it reads
 again: with many logs a pause saves the server work, with few there is none.
 
+A log that this process cannot read, such as one of a newer version, ends its own feed and no other.
+
 What Redis took back (power loss, failover) shows in three ways, and each leads to reading the whole log anew: an entry
 that cannot follow the last one, a reconnect, and a second of silence after which the last entry is no longer there.
 """
@@ -17,16 +19,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, cast
+from typing import cast
 
-from sibyl.core.errors import SibylError
+from sibyl.core.errors import LogUnreadable, SibylError
 from sibyl.core.event import Entry, Output, Started
 from sibyl.core.fold import Fold
 from sibyl.core.policy import backoff_s
 from sibyl.core.task import TaskId
 from sibyl.store.connection import Store
 from sibyl.store.keys import Shard, shard_of
-from sibyl.wire import record
+from sibyl.store.log import RawEntries, decoded
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Feed:
         self.task_id = task_id
         self.fold = Fold()
         self.forgotten = False  #: the log is gone: erased, or its retention ended
+        self.unreadable: LogUnreadable | None = None  #: set when an entry means nothing to us
         self.position: int | None = None  #: in the queue, while it waits
         self.progress: tuple[int, int] | None = None  #: prompt tokens evaluated, and how many there are
         self.followers = 0
@@ -56,7 +59,7 @@ class Feed:
     @property
     def ended(self) -> bool:
         """Whether nothing can come any more."""
-        return self.forgotten or self.fold.terminal
+        return self.forgotten or self.unreadable is not None or self.fold.terminal
 
     @property
     def reads_prompt(self) -> bool:
@@ -118,17 +121,19 @@ class Tail:
 
         Raises:
             StoreUnavailable: Redis is out of reach.
+            LogUnreadable: an entry of the log means nothing to this version.
         """
         async with feed.loading:  # who joins meanwhile shares the load
-            if feed.ended:
-                return
-            if feed.fold.entries:
-                # Another follower loaded it. It may be behind the log, and so behind what this one saw elsewhere.
-                await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
-                return
-            await self._reread(feed)
             if not feed.ended:
-                await self._ring(self._shard(feed.task_id))
+                if feed.fold.entries:
+                    # Another follower loaded it. It may be behind the log, and so behind what this one saw elsewhere.
+                    await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
+                else:
+                    await self._reread(feed)
+                    if not feed.ended:
+                        await self._ring(self._shard(feed.task_id))
+            if feed.unreadable is not None:
+                raise feed.unreadable
 
     async def run(self) -> None:
         """Tail until cancelled."""
@@ -156,9 +161,9 @@ class Tail:
             }
             try:
                 if failures:
-                    await asyncio.gather(*(self._reread(feed) for feed in feeds.values()))
+                    await self._reread_all(shard, list(feeds.values()))
                 streams = {doorbell: heard} | {key: str(feed.fold.last) for key, feed in feeds.items()}
-                reply = await self._store.wait_for_entries(streams, count=READ_COUNT)
+                reply = await self._store.wait_for_entries(streams, count=READ_COUNT, lasting=shard)
                 failures = 0
                 for key, raw in reply:
                     if key == doorbell:
@@ -176,13 +181,20 @@ class Tail:
         level = logging.WARNING if failures in (1, 10) else logging.DEBUG
         logger.log(level, "Cannot read the logs: %s", type(error).__name__, extra={"action": "tail_failed"})
 
-    async def _deliver(self, feed: Feed, raw: list[tuple[str, dict[str, str]]]) -> None:
-        for stream_id, fields in raw:
-            if not feed.take(record.decode_entry(stream_id, fields)):
-                logger.info("A log was taken back", extra={"action": "refold", "task_id": feed.task_id})
-                await self._reread(feed)
-                return
+    async def _deliver(self, feed: Feed, raw: RawEntries) -> None:
+        with self._readable(feed):
+            for entry in decoded(raw):
+                if not feed.take(entry):
+                    logger.info("A log was taken back", extra={"action": "refold", "task_id": feed.task_id})
+                    await self._reread(feed)
+                    return
         feed.notify()
+
+    async def _reread_all(self, shard: Shard, feeds: list[Feed]) -> None:
+        await self._store.batch(shard, [], lasting=True)  # one looks for all, before hundreds ask at once
+        for outcome in await asyncio.gather(*map(self._reread, feeds), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def _reread(self, feed: Feed) -> None:
         while True:
@@ -193,13 +205,24 @@ class Tail:
         if not raw:
             feed.forgotten = True
         else:
-            feed.fold = Fold(record.decode_entry(stream_id, fields) for stream_id, fields in raw)
+            with self._readable(feed):
+                feed.fold = Fold(decoded(raw))
         await self._look([feed])
         feed.notify()
 
-    async def _range(self, feed: Feed, start: str) -> list[tuple[str, dict[str, str]]]:
-        log = self._shard(feed.task_id).log(feed.task_id)
-        return cast(list[tuple[str, dict[str, str]]], await self._store.command("XRANGE", log, start, "+"))
+    @contextmanager
+    def _readable(self, feed: Feed) -> Iterator[None]:
+        """Have the feed end if its log holds what we cannot read; those who follow it are cut off."""
+        try:
+            yield
+        except LogUnreadable as error:
+            feed.unreadable = error
+            logger.error("A log cannot be read", extra={"action": "log_unreadable", "task_id": feed.task_id})
+
+    async def _range(self, feed: Feed, start: str) -> RawEntries:
+        shard = self._shard(feed.task_id)
+        (raw,) = await self._store.batch(shard, [["XRANGE", shard.log(feed.task_id), start, "+"]], lasting=True)
+        return cast(RawEntries, raw)
 
     async def _check_silent(self) -> None:
         for tick in count(1):
@@ -219,18 +242,22 @@ class Tail:
 
     async def _look(self, feeds: list[Feed]) -> None:
         """Fetch queue positions and progress; read anew the logs whose last entry has vanished."""
-        looked_at = [(feed, str(feed.fold.last)) for feed in feeds if not feed.ended]
+        by_shard: dict[Shard, list[tuple[Feed, str]]] = {}
+        for feed in feeds:
+            if not feed.ended:
+                by_shard.setdefault(self._shard(feed.task_id), []).append((feed, str(feed.fold.last)))
+        for shard, looked_at in by_shard.items():
+            await self._look_at(shard, looked_at)
 
-        async def fetch() -> list[Any]:
-            async with self._store.client.pipeline(transaction=False) as pipe:
-                for feed, last in looked_at:
-                    shard = self._shard(feed.task_id)
-                    pipe.xrange(shard.log(feed.task_id), last, last)
-                    pipe.zrank(shard.waiting, feed.task_id)
-                    pipe.hget(shard.task(feed.task_id), "progress")
-                return await pipe.execute()
-
-        replies = await self._store.call(fetch) if looked_at else []
+    async def _look_at(self, shard: Shard, looked_at: list[tuple[Feed, str]]) -> None:
+        commands: list[list[str | int | float]] = []
+        for feed, last in looked_at:
+            commands += [
+                ["XRANGE", shard.log(feed.task_id), last, last],
+                ["ZRANK", shard.waiting, feed.task_id],
+                ["HGET", shard.task(feed.task_id), "progress"],
+            ]
+        replies = await self._store.batch(shard, commands)
         for (feed, last), present, rank, progress in zip(
             looked_at, replies[::3], replies[1::3], replies[2::3], strict=True
         ):

@@ -1,7 +1,5 @@
 """Looking at tasks: one, or an owner's, as they stand now. Changes nothing."""
 
-from typing import Any
-
 from sibyl.core.errors import TaskForgotten, UnknownTask
 from sibyl.core.event import Completed, Failed
 from sibyl.core.fold import Fold
@@ -10,6 +8,7 @@ from sibyl.core.task import FinishReason, Owner, Task, TaskError, TaskId
 from sibyl.store import keys
 from sibyl.store.connection import Store
 from sibyl.store.keys import Shard
+from sibyl.store.log import decoded
 from sibyl.wire import record
 
 
@@ -32,22 +31,25 @@ class TaskViews:
         Raises:
             UnknownTask: there is none with this id, or it is another owner's.
             TaskForgotten: it was erased, or its retention ended.
+            LogUnreadable: an entry of its log means nothing to this version.
         """
         shard = self._shard(task_id)
 
-        async def look() -> Any:
-            async with self._store.client.pipeline(transaction=True) as pipe:
-                pipe.hgetall(shard.task(task_id))
-                pipe.xrange(shard.log(task_id))
-                pipe.zrank(shard.waiting, task_id)
-                return await pipe.execute()
-
-        fields, raw, rank = await self._store.call(look)
+        fields, raw, rank = await self._store.batch(
+            shard,
+            [
+                ["HGETALL", shard.task(task_id)],
+                ["XRANGE", shard.log(task_id), "-", "+"],
+                ["ZRANK", shard.waiting, task_id],
+            ],
+            atomic=True,
+            lasting=True,
+        )
         if not fields:
             raise await missing(self._store, task_id)
         if fields["owner"] != owner:
             raise UnknownTask()
-        return _task(task_id, fields, Fold(record.decode_entry(*entry) for entry in raw), rank)
+        return _task(task_id, fields, Fold(decoded(raw)), rank)
 
     async def tasks(
         self, owner: Owner, *, limit: int, state: State | None = None, before: TaskId | None = None

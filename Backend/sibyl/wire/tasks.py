@@ -23,6 +23,7 @@ METADATA_KEY_CHARS = 64
 METADATA_VALUE_CHARS = 512
 LISTED_TASKS = 100
 SEED_MOST = 2**32 - 1
+DEADLINE_MOST_S = 1e9
 
 # At least one character that can be seen. Spelled out, since "white space" differs between regular expressions.
 VISIBLE = r"[^\s\x00-\x1f\x7f\x85]"
@@ -42,6 +43,8 @@ Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), BeforeValidator(_whole)]
 TopK = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, le=SEED_MOST), BeforeValidator(_whole)]
 Priority = Annotated[int, Field(ge=0, le=9), BeforeValidator(_whole)]
+Deadline = Annotated[float, Field(ge=1, le=DEADLINE_MOST_S)]
+DEADLINE = "the task expires if it is not finished after so many seconds; the server's own limit holds as well"
 
 
 class Body(BaseModel):
@@ -103,6 +106,7 @@ class QuestionBody(Body):
     )
     sampling: SamplingBody = Field(default_factory=SamplingBody)
     priority: Priority = Field(5, description="larger runs sooner")
+    deadline_s: Deadline | None = Field(None, description=DEADLINE)
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=METADATA_ENTRIES, description="the client's own, returned unchanged"
     )
@@ -129,12 +133,16 @@ class FortuneBody(Body):
     seed: Seed | None = Field(None, description="draws the poem; left out, chance does")
     sampling: SamplingBody = Field(default_factory=SamplingBody)
     priority: Priority = Field(5, description="larger runs sooner")
+    deadline_s: Deadline | None = Field(None, description=DEADLINE)
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_ENTRIES)
 
 
 def digest(route: str, body: Body) -> str:
-    """Return what tells one request from another: equal for equal requests."""
-    return hashlib.sha256(f"{route}\n{body.model_dump_json()}".encode()).hexdigest()
+    """Return what tells one request from another: equal for equal requests.
+
+    Without what has its default: a field that is new in this version must not make an older request another one.
+    """
+    return hashlib.sha256(f"{route}\n{body.model_dump_json(exclude_defaults=True)}".encode()).hexdigest()
 
 
 class UsageBody(BaseModel):

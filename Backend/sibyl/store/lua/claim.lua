@@ -40,18 +40,22 @@ if tries >= most_tries then
     'Every worker that tried this task was lost, ' .. int(tries) .. ' in all.' }) }
 end
 
-local epoch = next_epoch(task[2], floor)
+local last = last_entry(keys.log)
+local epoch = next_epoch(task[2], floor, last)
 local attempt = int(tonumber(task[9]) + 1)
 redis.call('XADD', keys.log, int(epoch) .. '-' .. task[3], FIELD.KIND, 'started', FIELD.ATTEMPT, attempt, FIELD.MODEL, model,
-  FIELD.KEPT, task[3], FIELD.PREVIOUS, last_entry(keys.log))
-redis.call('HSET', keys.task, 'state', 'running', 'epoch', int(epoch), 'nonce', nonce, 'attempt', attempt,
+  FIELD.KEPT, task[3], FIELD.PREVIOUS, last)
+-- The offset as it was, and first into the one list, then out of the other: a Redis that came back with half of an older
+-- script has then neither more outputs than its log, nor a task that no list names.
+redis.call('HSET', keys.task, 'state', 'running', 'epoch', int(epoch), 'nonce', nonce, 'offset', task[3], 'attempt', attempt,
   'tries', int(tries + 1), 'claimed_offset', task[3], 'model', model, 'lease_ms', int(now + tonumber(lease_ms)))
 redis.call('HSETNX', keys.task, 'started_ms', int(now))
 redis.call('HDEL', keys.task, 'progress')
-redis.call('ZREM', keys.waiting, id)
 redis.call('ZADD', keys.running, int(now + tonumber(lease_ms)), id)
-local start = tonumber(task[6]) % 1e9
-if start > tonumber(redis.call('GET', keys.clock) or '0') then
-  redis.call('SET', keys.clock, string.format('%.6f', start))
+redis.call('ZREM', keys.waiting, id)
+local start = tonumber(task[6]) % BAND
+if start > virtual_time(keys.clock) then
+  redis.call('SET', keys.clock, int(start))
+  redis.call('ZREMRANGEBYSCORE', keys.ahead, '-inf', int(start)) -- who is not ahead of the clock need not be known
 end
 return { 'ok', int(epoch), task[3], attempt, int(tonumber(task[10]) - now), task[11] }

@@ -3,7 +3,7 @@
 --
 -- Reply: {'ok'} | {'gone'}
 local keys, mine, id = whole(), KEYS[12], ARGV[1]
-local task = redis.call('HMGET', keys.task, 'state', 'owner', 'retention_ms')
+local task = redis.call('HMGET', keys.task, 'state', 'owner', 'retention_ms', 'deadline_ms')
 
 if not task[1] then
   return { 'gone' }
@@ -14,7 +14,7 @@ redis.call('ZREM', keys.running, id)
 redis.call('ZREM', keys.deadlines, id)
 redis.call('ZREM', keys.dead, id)
 redis.call('ZREM', mine, id)
-redis.call('SET', keys.gone, 'erased', 'PX', int(2 * tonumber(task[3])))
+bury(keys, 'erased', task[3], task[4])
 if next(MAY[task[1]]) ~= nil then
   close_one(keys, task[2])
   ring(keys.bell, 'cancel', id)

@@ -1,7 +1,7 @@
 -- reap(keys of the task | id)
 -- Ends a task that nobody holds and that was cancelled or is past its deadline, when no worker is there to do it.
 --
--- Reply: {'ended', state} | {'busy', state} | {'gone'}
+-- Reply: {'ended', state}, also when it had ended | {'busy', state} | {'gone'}
 local keys = whole()
 local id = ARGV[1]
 local task = redis.call('HMGET', keys.task, 'state', 'lease_ms', 'nonce', 'cancel', 'deadline_ms')
@@ -11,7 +11,7 @@ if not state or next(MAY[state]) == nil then
   redis.call('ZREM', keys.waiting, id)
   redis.call('ZREM', keys.running, id)
   redis.call('ZREM', keys.deadlines, id)
-  return { 'gone' }
+  return state and { 'ended', state } or { 'gone' }
 end
 local held = state == 'running' and task[3] ~= '' and tonumber(task[2]) >= now
 if not held and task[4] then
