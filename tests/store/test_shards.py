@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sibyl.core.errors import QueueFull, StoreUnavailable, TooManyTasks
+from sibyl.core.errors import QueueFull, StoreUnavailable, StoreUnsuitable, TooManyTasks
 from sibyl.core.state import State
 from sibyl.core.task import LOCAL_OWNER, Owner
 from sibyl.store.connection import Store
@@ -134,3 +134,12 @@ async def test_a_shard_out_of_reach_stops_no_other(redis_url: str, open_store: O
         assert await parted.store.command("ZCARD", parted.store.shards[2].waiting) == 0
     finally:
         await parted.store.close()
+
+
+async def test_all_processes_use_the_same_number_of_shards(redis_url: str, open_store: OpenStore) -> None:
+    """The first decides; another one would put tasks where nobody looks, so it must not begin."""
+    await open_store(redis_url, shards=3).require_same_shards()
+    await open_store(redis_url, shards=3).require_same_shards()
+
+    with pytest.raises(StoreUnsuitable, match=r"in 3 shards, and this process is set to 1\. Set SIBYL_SHARDS=3"):
+        await open_store(redis_url).require_same_shards()

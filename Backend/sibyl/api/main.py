@@ -60,6 +60,7 @@ async def _serve(settings: Settings, redis_url: str, config: uvicorn.Config, lis
     store = Store(redis_url, shards=settings.shards, durability=settings.durability)
     try:
         found = await store.patient(STORE_PATIENCE_S).check()
+        await store.patient(STORE_PATIENCE_S).require_same_shards()
     except StoreUnavailable as error:
         await store.close()
         why = f"Redis did not answer within {STORE_PATIENCE_S:.0f} s{because(error)}. Check the Redis URL."

@@ -37,7 +37,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sibyl.core.errors import StoreFull, StoreUnavailable, StoreUnsuitable
 from sibyl.core.policy import backoff_s
 from sibyl.store.address import Place, parse_address
-from sibyl.store.keys import Shard
+from sibyl.store.keys import SHARDS, Shard
 from sibyl.store.primaries import primaries_at
 from sibyl.store.scripts import Script
 from sibyl.store.server import COMMAND_TIMEOUT_S, Server
@@ -208,6 +208,23 @@ class Store:
             return found
 
         return suitable(await self._patiently(look), ha=self._ha)
+
+    async def require_same_shards(self) -> None:
+        """Return if all processes spread the keys over as many shards; the first of them decides.
+
+        Raises:
+            StoreUnavailable: Redis is out of reach.
+            StoreUnsuitable: others use another number: tasks would wait on a shard that nobody looks at.
+        """
+        known = await self.command("GET", SHARDS)
+        if known is None:
+            await self.command("SET", SHARDS, len(self.shards), "NX")
+            known = await self.command("GET", SHARDS)
+        if int(known) != len(self.shards):
+            raise StoreUnsuitable(
+                f"This Redis has its tasks in {known} shards, and this process is set to {len(self.shards)}. "
+                f"Set SIBYL_SHARDS={known}, or begin with an empty Redis."
+            )
 
     async def close(self) -> None:
         """Close the connections."""

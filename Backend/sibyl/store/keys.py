@@ -1,7 +1,7 @@
 """Every key name, in one place.
 
 Keys of one shard share the hash tag ``{q<shard>}``, so that each script's keys lie in one slot of a Redis Cluster.
-A task id begins with its shard.
+A task id begins with its shard. One key is of no shard: ``sibyl:shards``, how many there are.
 
 | key | type | holds |
 |---|---|---|
@@ -31,6 +31,7 @@ from typing import Final
 from sibyl.core.errors import UnknownTask
 from sibyl.core.task import Owner, TaskId
 
+SHARDS: Final = "sibyl:shards"
 _ID_DIGITS: Final = 32
 
 

@@ -165,7 +165,9 @@ async def wait_for_store(store: Store) -> str:
         StoreUnsuitable: it must not be used.
     """
     try:
-        return await store.patient(_STORE_PATIENCE_S).check()
+        found = await store.patient(_STORE_PATIENCE_S).check()
+        await store.patient(_STORE_PATIENCE_S).require_same_shards()
+        return found
     except StoreUnavailable as error:
         why = f"Redis did not answer within {_STORE_PATIENCE_S:.0f} s{because(error)}. Check the Redis URL."
         raise StoreUnavailable(why) from None
