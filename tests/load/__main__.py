@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.load import (
+    capacity,
     failover,
     fair_share,
     first_token,
@@ -32,6 +33,7 @@ from tests.load import (
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "first-token": first_token.measure,
     "single-stream": single_stream.measure,
+    "capacity": capacity.measure,
     "failover": failover.measure,
     "fair-share": fair_share.measure,
     "kills": kills.measure,
