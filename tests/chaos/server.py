@@ -103,6 +103,9 @@ class Server:
             self._limit(resource.RLIM_INFINITY)
             with contextlib.suppress(RedisError, OSError):
                 self._await_writes()
+                # Redis 7.0 takes a short write back, but goes on behind it: the hole of zeros is a file that no start
+                # can read, unless it is written anew first. The supervisor does so as well; see supervisor/embedded.py.
+                self._rewrite()
                 self.node.ask("CONFIG", "SET", "appendfsync", "always")
                 return False
         self.node.kill()
