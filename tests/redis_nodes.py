@@ -29,7 +29,7 @@ __all__ = [
 
 SERVICE = "sibyl"  #: what the sentinels call the primary and its replicas
 SLOTS = 16384
-_SETTLE_LIMIT_S = 40.0
+_SETTLE_LIMIT_S = 60.0  # sentinels look at replicas every ten seconds only
 
 How = Literal["kill", "pause", "ask"]
 
@@ -75,7 +75,13 @@ class Sentinels:
 
     def settle(self, limit_s: float = _SETTLE_LIMIT_S) -> None:
         """Wait until all nodes are in step and every sentinel knows all of them: a failover may come."""
-        until(self._settled, limit_s=limit_s, what="primary, replicas and sentinels know each other")
+        try:
+            until(self._settled, limit_s=limit_s, what="primary, replicas and sentinels know each other")
+        except TimeoutError as error:
+            roles = [f"{node} {_facts(node).get('role')}" for node in self.nodes]
+            error.add_note(f"{', '.join(roles)}; named: {[self._named(sentinel) for sentinel in self.sentinels]}")
+            error.add_note(self.sentinels[0].log()[-3000:])
+            raise
 
     def fail_over(self, how: How = "kill", limit_s: float = _SETTLE_LIMIT_S) -> RedisNode:
         """Have another node take over and return it, once all sentinels name it.

@@ -24,7 +24,7 @@ from sibyl.store.instance_lock import InstanceLock, LockHolder
 from sibyl.store.redis_admin import Answer, RedisAdmin
 from sibyl.store.redis_binary import MINIMUM_VERSION, RedisBinary, find_redis_binary
 from sibyl.store.redis_process import RedisProcess
-from sibyl.store.redis_settings import SUPERVISOR, Fsync, redis_configuration, start_failure, torn_tail
+from sibyl.store.redis_settings import SUPERVISOR, Fsync, redis_configuration, start_failure, torn_tail, written_on
 from sibyl.store.socket_place import SocketPlace
 
 POLL_S = 0.01
@@ -67,6 +67,8 @@ class EmbeddedRedis:
         self._sockets: SocketPlace | None = None
         self._password = secrets.token_hex(32)
         self._process: RedisProcess | None = None
+        self._mended_process: RedisProcess | None = None
+        self._mended_bytes = 0  # of its log
         self._binary: RedisBinary | None = None
 
     @property
@@ -103,6 +105,23 @@ class EmbeddedRedis:
         Returns None at once when it was never started.
         """
         return None if self._process is None else await self._process.exited()
+
+    async def mend(self) -> bool:
+        """Have the file written anew if the server wrote on after a full disk; return whether it had.
+
+        Redis 7.0 takes the last, short write back then, but goes on behind it: the hole of zeros in between is a file
+        that no later start can read. Raises ProcessError when that failed; it is tried again with the next call.
+        """
+        if self._process is None or not self._process.running:
+            return False
+        if self._mended_process is not self._process:
+            self._mended_process, self._mended_bytes = self._process, 0
+        news = self._process.log(self._mended_bytes)
+        if written_on(news):
+            async with RedisAdmin.connected(self._place.serving, self._password) as admin:
+                await admin.rewrite()
+        self._mended_bytes += len(news.encode())
+        return written_on(news)
 
     async def start(self) -> None:
         """Start the server and return when it serves: loaded, and a torn end of its data repaired.

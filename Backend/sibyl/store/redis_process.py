@@ -83,9 +83,11 @@ class RedisProcess:
         self._signal(signal.SIGKILL)
         await self.exited()
 
-    def log(self) -> str:
-        """What this run has said so far."""
-        return self.log_path.read_text(errors="replace")
+    def log(self, after: int = 0) -> str:
+        """What this run has said so far, beyond the first ``after`` bytes."""
+        with self.log_path.open("rb") as log:
+            log.seek(after)
+            return log.read().decode(errors="replace")
 
     def _signal(self, number: signal.Signals) -> None:
         # Not with asyncio's send_signal: that reaps a process which has just died before asyncio's own watcher does,

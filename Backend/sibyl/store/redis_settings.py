@@ -60,6 +60,11 @@ def torn_tail(log: str) -> str | None:
     return found.group(0).strip("! ") if found else None
 
 
+def written_on(log: str) -> bool:
+    """Whether the log says that the server wrote on after it could not."""
+    return "AOF write error looks solved" in log
+
+
 def start_failure(log: str, *, status: int, directory: Path, log_path: Path, binary: RedisBinary) -> str:
     """Say in one line why the server ended with ``status`` while starting, and what to do next."""
     if corrupt := _CORRUPT.search(log):

@@ -13,6 +13,7 @@ from sibyl.store.redis_settings import Fsync
 logger = logging.getLogger(__name__)
 
 REDIS_START_S = 5.0
+MEND_LOOK_S = 1.0
 
 
 def embedded_redis(settings: Settings) -> EmbeddedRedis:
@@ -37,6 +38,20 @@ async def keep(redis: EmbeddedRedis) -> None:
                 facts = {"action": "redis_cannot_start", "again_in_s": pause_s}
                 logger.error("Redis cannot start: %s", error.message, extra=facts)
                 await asyncio.sleep(pause_s)
+
+
+async def mend(redis: EmbeddedRedis) -> None:
+    """Have Redis write its file anew whenever it wrote on after a full disk, until cancelled.
+
+    With durability ``fast`` it does so. With ``safe`` it ends instead, and its next start repairs the end of the file.
+    """
+    while True:
+        await asyncio.sleep(MEND_LOOK_S)
+        try:
+            if await redis.mend():
+                logger.warning("Redis can write again; its file is mended", extra={"action": "redis_mended"})
+        except ProcessError as error:
+            logger.error("Redis cannot mend its file: %s", error.message, extra={"action": "redis_not_mended"})
 
 
 async def require_redis(store: Store) -> None:

@@ -27,7 +27,7 @@ from sibyl.store.embedded import EmbeddedRedis
 from sibyl.store.queue import TaskQueue
 from sibyl.store.workers import WorkerRegistry
 from sibyl.supervisor.child import Child
-from sibyl.supervisor.embedded import embedded_redis, keep, require_redis
+from sibyl.supervisor.embedded import embedded_redis, keep, mend, require_redis
 from sibyl.supervisor.watch import API_SILENT_S, WORKER_SILENT_S, announcements, answers, watch
 from sibyl.supervisor.welcome import address, tell_ready
 
@@ -103,6 +103,8 @@ class Supervisor:
                     for name, worker in workers.items()
                 ),
             ]
+            if redis is not None and self._settings.durability == "fast":
+                beside.append(asyncio.create_task(mend(redis), name="mend redis"))
             for watching in beside:
                 watching.add_done_callback(_log_failure)
             asked = asyncio.create_task(self._ending.wait(), name="ending")
