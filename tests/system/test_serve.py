@@ -267,8 +267,12 @@ def test_the_welcome_names_the_address_that_was_asked_for(start_serve: StartServ
 
 
 def test_a_closed_terminal_drains(start_serve: StartServe) -> None:
-    """SIGHUP is an end like Ctrl-C."""
-    serve = start_serve().ready()
+    """SIGHUP is an end like Ctrl-C, unless it is to be ignored, as under nohup, where these tests may run as well."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        serve = start_serve().ready()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
     serve.process.send_signal(signal.SIGHUP)
 
