@@ -79,7 +79,7 @@ def _redis(settings: Settings) -> Finding:
         if settings.redis_url is None:
             binary = await find_redis_binary()
             return f"{binary.version_text}, {binary.path}, started by sibyl serve"
-        store = Store(settings.redis_url.get_secret_value())
+        store = Store(settings.redis_url.get_secret_value(), durability=settings.durability)
         try:
             return f"{await store.check()} at {masked('redis_url', settings.redis_url)}"
         finally:
