@@ -1,6 +1,6 @@
 """The workers' doorbell: one blocked connection per shard that says "there may be work" and "cancel this one".
 
-A ring is a hint and carries no promise: whoever waits for it looks by itself every second as well. A read that does not
+A ring is a hint and carries no promise: whoever waits for it looks by itself twice a second as well. A read that does not
 return in time gives up its connection, and the next one gets another.
 """
 
@@ -13,13 +13,14 @@ from collections.abc import Callable
 from sibyl.core.errors import SibylError, StoreUnavailable
 from sibyl.core.policy import backoff_s
 from sibyl.core.task import TaskId
-from sibyl.store.connection import BLOCK_MS, Store, StreamEntries
+from sibyl.store.connection import Store, StreamEntries
 from sibyl.store.keys import Shard
 
 logger = logging.getLogger(__name__)
 
 READ_COUNT = 256  # most rings taken in one read
 READ_S = 2.0  # a read that takes so much longer than it may wait is stuck
+LOOK_MS = 500  # a lease may have run out, which rings no bell: so long it may take until somebody sees that
 _PROOF_MS = 1  # the first read on a connection waits for nothing: it shows that the next one will return
 
 
@@ -34,7 +35,7 @@ class Doorbell:
         on_cancel: Callable[[TaskId], None],
         on_count: Callable[[str], None],
     ) -> None:
-        """Call ``on_work`` when there may be work, at least once a second, ``on_cancel`` for a task to stop, and
+        """Call ``on_work`` when there may be work, at least twice a second, ``on_cancel`` for a task to stop, and
         ``on_count`` when somebody asks for the length of a prompt (see ``counting``)."""
         self._store = store
         self._on_work = on_work
@@ -72,17 +73,15 @@ class Doorbell:
                 if not proof:
                     self._on_work()
                 # An explicit id, never "$": what rings between two reads is heard by the second.
-                reply = await self._read(shard, heard, block_ms=_PROOF_MS if fresh else BLOCK_MS)
+                reply = await self._read(shard, heard, block_ms=_PROOF_MS if fresh else LOOK_MS)
                 failures, proof = 0, fresh and not reply
                 self._take_note(shard)
             except SibylError as error:
                 failures += 1
                 level = logging.WARNING if failures in (1, 10) else logging.DEBUG
                 logger.log(level, "Cannot hear the doorbell: %s", error.code, extra={"action": "doorbell_failed"})
-                heard, proof = (
-                    None,
-                    False,
-                )  # Redis may have lost its newest ids, and with them the ring that we heard last
+                # Redis may have lost its newest ids, and with them the ring that we heard last.
+                heard, proof = None, False
                 await asyncio.sleep(backoff_s(failures))
                 continue
             for _, rings in reply:
