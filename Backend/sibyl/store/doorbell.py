@@ -1,7 +1,7 @@
 """The workers' doorbell: one blocked connection per shard that says "there may be work" and "cancel this one".
 
-A ring is a hint and carries no promise: whoever waits for it looks by itself twice a second as well. A read that does not
-return in time gives up its connection, and the next one gets another.
+A ring is a hint and carries no promise: whoever waits for it looks by itself twice a second as well. A read that does
+not return in time gives up its connection, and the next one gets another.
 """
 
 import asyncio
