@@ -248,10 +248,10 @@ describe.skipIf(!PRESENT && !REQUIRED)("the page", () => {
     front.always(EVENTS, SLOW_LINE);
     await openPage();
     await send("Ask", `What survives a cut? ${SLOWLY}`);
-    let cuts = 0;
-    for (let length = 4; cuts < 3; length += 12) {
+    // A cut may hit a connection that is closing already, so what counts is how often the page came back.
+    for (let length = 4; front.requests(EVENTS).length <= 3; length += 12) {
       await expect.poll(async () => (await shownText()).length, WAIT).toBeGreaterThan(length);
-      cuts += front.cut();
+      front.cut();
     }
     front.heal();
     await until("completed");
