@@ -49,6 +49,19 @@ async def test_a_follower_gets_what_is_stored_and_then_what_comes(desk: Desk, ta
     assert reader.resets == []
 
 
+async def test_nothing_comes_after_the_end_not_even_a_hint(desk: Desk) -> None:
+    """Found by chaos: a log that was read anew, with its end, while the feed still knew how far the prompt was."""
+    task_id, lease = await desk.begin("one")
+    await desk.complete(lease, 1)
+    feed = Feed(task_id)
+    feed.fold = Fold(await desk.log.read(task_id))
+    feed.progress, feed.position = (1, 2), 3
+
+    parts = [part async for batch in follow(feed, START) for part in batch]
+
+    assert parts == feed.fold.entries
+
+
 async def test_whoever_joins_anywhere_at_any_time_gets_the_rest_once(desk: Desk, tail: Tail) -> None:
     """Sixty readers come at random moments with random cursors while the answer grows: no gap, no repeat."""
     dice = random.Random(7)

@@ -84,10 +84,11 @@ async def follow(feed: Feed, after: Cursor) -> AsyncIterator[Batch]:
         if feed.forgotten and not fold.terminal:
             yield [*batch, Forgotten()]
             return
-        if feed.position is not None and feed.position != position:
-            batch.append(Position(feed.position))
-        if feed.progress is not None and feed.progress != progress:
-            batch.append(Progress(*feed.progress))
+        if not fold.terminal:  # after the end comes nothing, not even a hint
+            if feed.position is not None and feed.position != position:
+                batch.append(Position(feed.position))
+            if feed.progress is not None and feed.progress != progress:
+                batch.append(Progress(*feed.progress))
         position, progress = feed.position, feed.progress
         if batch:
             yield batch

@@ -207,6 +207,7 @@ class Tail:
         else:
             with self._readable(feed):
                 feed.fold = Fold(decoded(raw))
+                feed.position = feed.progress = None  # of another state of things
         await self._look([feed])
         feed.notify()
 
