@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,12 +159,23 @@ class RedisNode:
             self._process.send_signal(number)
 
 
+_reserved: list[socket.socket] = []  # until this process ends
+
+
 def _free_port() -> int:
-    """A port below those that outgoing connections get, and free together with that of the cluster bus."""
+    """A port below those that outgoing connections get, and free together with that of the cluster bus.
+
+    No other test process takes it as well, though its server may have yet to start: a name stands for it.
+    """
+    draw = random.SystemRandom()  # hypothesis seeds the other one, alike in every process
     for _ in range(1000):
-        port = random.randrange(12_000, 22_000)
+        port = draw.randrange(12_000, 22_000)
         with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             other.bind(("127.0.0.1", port + _BUS))
+            if sys.platform == "linux":
+                name = socket.socket(socket.AF_UNIX)
+                _reserved.append(name)
+                name.bind(f"\0sibyl-test-port-{port}")
             return port
     raise RuntimeError("No free port.")
