@@ -62,6 +62,14 @@ def test_a_password_in_a_url_is_never_shown(secret: str, form: str) -> None:
     assert secret not in str(masked("redis_url", SecretStr(form.format(secret))))
 
 
+@pytest.mark.parametrize("mark", "/#?@:")
+def test_no_half_of_a_password_is_shown_either(mark: str) -> None:
+    """One that should have been encoded splits the URL in the wrong place."""
+    shown = str(masked("redis_url", SecretStr(f"redis://:sek{mark}ret@h:1/0?x=1")))
+
+    assert "sek" not in shown and "ret" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -59,14 +59,14 @@ def test_a_cluster_is_known_by_some_of_its_nodes() -> None:
         ("redis+sentinel://host", "needs the name of the service"),
         ("redis+sentinel://host/", "needs the name of the service"),
         ("redis+sentinel://host/name/x", "the database must be a number"),
-        ("redis+sentinel://one,,two/name", "an empty host is no host:port"),
-        ("redis+sentinel:///name", "an empty host is no host:port"),
-        ("redis+sentinel://host:port/name", "host:port is no host:port"),
-        ("redis+cluster://::1:7000", "::1:7000 is no host:port"),
-        ("redis+cluster://host:70000", "host:70000 is no host:port"),
+        ("redis+sentinel://one,,two/name", "what should be host:port is something else"),
+        ("redis+sentinel:///name", "what should be host:port is something else"),
+        ("redis+sentinel://host:port/name", "what should be host:port is something else"),
+        ("redis+cluster://::1:7000", "what should be host:port is something else"),
+        ("redis+cluster://host:70000", "what should be host:port is something else"),
         ("redis+cluster://host/1", "a cluster has no databases"),
-        ("redis+cluster://host?nonsense=1", "nonsense"),
-        ("redis+sentinel://host/name?nonsense=1", "nonsense"),
+        ("redis+cluster://host?nonsense=1", "an option is wrong"),
+        ("redis+sentinel://host/name?nonsense=1", "an option is wrong"),
     ],
 )
 async def test_a_wrong_url_is_refused_in_one_line(url: str, why: str) -> None:
@@ -77,3 +77,13 @@ async def test_a_wrong_url_is_refused_in_one_line(url: str, why: str) -> None:
     assert why in refused.value.message
     assert "secret" not in refused.value.message
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+sentinel", "redis+cluster"])
+@pytest.mark.parametrize("mark", "/#?")
+async def test_no_part_of_a_password_is_said_however_it_breaks_the_url(scheme: str, mark: str) -> None:
+    """One with such a mark has to be encoded; one that was not is no reason to print a half of it."""
+    with pytest.raises(StoreUnsuitable) as refused:
+        Store(f"{scheme}://:sek{mark}ret@127.0.0.1:7000/0")
+
+    assert "sek" not in refused.value.message and "ret@" not in refused.value.message

@@ -5,7 +5,6 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args
-from urllib.parse import urlsplit
 
 import click
 
@@ -141,12 +140,9 @@ def masked(name: str, value: object) -> str | int | float | None:
     text = str(value) if secret is None else str(secret())
     if not name.endswith("_url"):
         return text if secret is None else "***"
-    try:
-        url = urlsplit(text)
-    except ValueError:
-        return "***"
-    if not url.scheme or "@" in url.path:  # not a URL after all: who knows what stands where
-        return "***"
-    host = url.netloc.rpartition("@")[2]
-    user = "***@" if "@" in url.netloc else ""
-    return f"{url.scheme}://{user}{host}{url.path}{'?***' if url.query else ''}"
+    scheme, found, rest = text.partition("://")
+    login, at, place = rest.rpartition("@")
+    if not found or not place or any(mark in login for mark in "/?#") or (not at and place.startswith(":")):
+        return "***"  # a password with such a mark, or no URL after all: who knows what stands where
+    shown, question, _ = place.partition("?")
+    return f"{scheme}://{'***@' if at else ''}{shown.partition('#')[0]}{'?***' if question else ''}"

@@ -98,7 +98,7 @@ def parse_address(url: str) -> Address:
     if not service:
         raise ValueError("redis+sentinel:// needs the name of the service: redis+sentinel://host:26379/mymaster")
     if database and not database.isdecimal():
-        raise ValueError(f"the database must be a number, not {database}")
+        raise ValueError("the database must be a number")
     user, password = query.pop("sentinel_user", ""), query.pop("sentinel_password", "")
     sentinel_login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
     sentinels = Access(scheme=base, login=sentinel_login, path="", options=query)
@@ -116,5 +116,6 @@ def _place(text: str, default_port: int) -> Place:
     except ValueError:
         host = port = None
     if not host or (port is None and text.rpartition("]")[2].count(":")):
-        raise ValueError(f"{text or 'an empty host'} is no host:port; several are separated by commas")
+        # Not quoted: it may be a part of a password.
+        raise ValueError("what should be host:port is something else; several are separated by commas")
     return Place(host, port or default_port)

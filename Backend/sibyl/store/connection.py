@@ -73,9 +73,17 @@ class Store:
         self._ha = durability == "ha"
         self.shards = tuple(Shard(number) for number in range(shards))
         try:
-            self._primaries = primaries_at(parse_address(url))
-        except (ValueError, TypeError) as error:
-            raise StoreUnsuitable(f"The Redis URL cannot be used: {error}") from None
+            address = parse_address(url)
+        except ValueError as error:
+            raise StoreUnsuitable(f"The Redis URL cannot be used: {error}.") from None
+        try:
+            self._primaries = primaries_at(address)
+        except (ValueError, TypeError):
+            # Not in redis-py's words: they may quote a part of a password that was not encoded.
+            raise StoreUnsuitable(
+                "The Redis URL cannot be used: its port, database or an option is wrong. "
+                "In a password write / as %2F, # as %23, ? as %3F and @ as %40."
+            ) from None
 
     def patient(self, patience_s: float) -> "Store":
         """Return the same store with another patience; it shares the connections."""
