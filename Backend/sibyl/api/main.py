@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 STORE_PATIENCE_S = 10.0  # a Redis that is being restarted is waited for at the start
 REQUESTS_S = 5  # requests under way may take so long after the drain began
 BACKLOG = 2048
+# Longer than clients keep an idle connection: else both end it in the same moment, and a request is lost on it.
+KEEP_ALIVE_S = 75
 
 
 def run(settings: Settings, *, fd: int | None = None) -> None:
@@ -47,6 +49,7 @@ def run(settings: Settings, *, fd: int | None = None) -> None:
         access_log=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=REQUESTS_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         lifespan="on",
         server_header=False,
     )
