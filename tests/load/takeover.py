@@ -94,8 +94,11 @@ async def _kill_often(
     took: list[float] = []
     wrong: list[str] = []
     with Redis.from_url(redis_url, decode_responses=True) as redis:
+        killed_ms = 0.0
         for number in range(kills):
             await asyncio.to_thread(_wait_for_all, url, names, pid_of)
+            # A dead worker is listed for a while: what counts is that its successor has spoken.
+            await asyncio.to_thread(_wait_for_words, redis, names, after_ms=killed_ms)
             if steady:
                 await asyncio.sleep(STEADY_S)
             task_id = await asyncio.to_thread(ask, url, f"Answer {number}. [tokens={PACE * 2}] [pace={PACE}]")
@@ -104,12 +107,20 @@ async def _kill_often(
             await reader.wait_for("llm_streaming", 3)
             holder = str(redis.hget(f"sibyl:{{q0}}:task:{task_id}", "nonce")).rpartition(":")[0]
             pid = pid_of(holder)
-            began = time.monotonic()
+            began, killed_ms = time.monotonic(), time.time() * 1000
             os.kill(pid, signal.SIGKILL)
             took.append(await reader.wait_for("started", 2, limit_s=LEASE_S + 15) - began)
             await reading
             wrong += broken([reader])
     return {**spread(took, unit="_s"), "broken": wrong}
+
+
+def _wait_for_words(redis: Any, names: set[str], *, after_ms: float) -> None:
+    def spoken() -> bool:
+        said = redis.hgetall("sibyl:{q0}:workers")
+        return all(float(said.get(name, "0 ").partition(" ")[0]) > after_ms + 50 for name in names)
+
+    until(spoken, limit_s=30, what="a word of every worker")
 
 
 def _wait_for_all(url: str, names: set[str], pid_of: Victim) -> None:
