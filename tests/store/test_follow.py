@@ -268,6 +268,25 @@ async def test_lost_marks_without_text_need_no_reset(desk: Desk, tail: Tail) -> 
     assert reader.text == "one two"
 
 
+async def test_a_lost_mark_is_taken_back_before_its_predecessor_goes_on(desk: Desk, tail: Tail) -> None:
+    """Redis lost the newer claim that a reader saw, and the former holder completed: its ids are smaller."""
+    task_id, lease = await desk.begin("one ")
+    snapshot = await Snapshot.take(desk, task_id)
+    await desk.lapse(task_id)
+    await desk.claimed()
+    reader = await Reader(tail, task_id).until(lambda reader: len(reader.entries) == 4)
+
+    await snapshot.restore()
+    await desk.say(lease, "two", first=2)
+    await desk.complete(lease, 2)
+    await reader.end()
+
+    assert [(reset.outputs, reset.text, reset.cursor) for reset in reader.resets] == [
+        (1, "one ", Cursor(lease.epoch, 1))
+    ]
+    assert reader.text == "one two"
+
+
 async def test_random_losses_leave_every_reader_right(desk: Desk, tail: Tail) -> None:
     """A small chaos: appends, lost tails, takeovers and readers that come and go, a hundred steps, one seed."""
     dice = random.Random(3)

@@ -68,18 +68,25 @@ async def follow(feed: Feed, after: Cursor) -> AsyncIterator[Batch]:
         else:
             seen = feed.fold.entries[: place + 1]
     fold = feed.fold
-    taken = len(seen)
+    taken, last = len(seen), seen[-1].cursor if seen else START
     position: int | None = None
     progress: tuple[int, int] | None = None
     while True:
         # take the event, then look, then wait: a change between the last two is kept
         changed = feed.changed()
         batch: list[Entry | Hint] = []
+        reset: Reset | None = None
         if feed.fold is not fold:
             taken, reset = _rejoin(fold.entries[:taken], feed.fold.entries)
             fold = feed.fold
-            batch += reset
+        if reset is None and taken < len(fold.entries) and fold.entries[taken].cursor <= last:
+            # A mark that the follower has is lost, and its author's predecessor went on: ids never go back unsaid.
+            reset = _reset(fold.entries[:taken])
+        if reset is not None:
+            batch.append(reset)
+            last = reset.cursor
         batch += fold.entries[taken:]
+        last = fold.entries[-1].cursor if taken < len(fold.entries) else last
         taken = len(fold.entries)
         if feed.forgotten and not fold.terminal:
             yield [*batch, Forgotten()]
@@ -100,17 +107,22 @@ async def follow(feed: Feed, after: Cursor) -> AsyncIterator[Batch]:
             await changed.wait()
 
 
-def _rejoin(seen: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, list[Hint]]:
-    """Return how many of the new entries the follower has, and a reset if it has others beside them."""
+def _rejoin(seen: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, Reset | None]:
+    """Return how many of the new entries the follower has, and a reset if it has text beside them."""
     common = 0
     while common < len(seen) and common < len(entries) and seen[common] == entries[common]:
         common += 1
-    if common == len(seen):
-        return common, []
-    kept = outputs_of(entries[:common])
-    if not any(isinstance(entry.event, Output) for entry in seen[common:]):
-        return common, []  # only marks without text were lost; the follower's text is right
-    # With its own place: the follower's last one may soon be right again, once the owner has sent anew what was lost,
-    # and whoever went on from there would miss what lies between.
-    place = entries[common - 1].cursor if common else START
-    return common, [Reset(len(kept), "".join(output.text for output in kept), place)]
+    if any(isinstance(entry.event, Output) for entry in seen[common:]):
+        return common, _reset(entries[:common])
+    return common, None  # at most marks without text were lost; the follower's text is right
+
+
+def _reset(kept: Sequence[Entry]) -> Reset:
+    """Return the reset to these entries, with the place of the last one.
+
+    The follower's own last place may soon be right again, once the owner has sent anew what was lost, and whoever went
+    on from there would miss what lies between.
+    """
+    outputs = outputs_of(kept)
+    place = kept[-1].cursor if kept else START
+    return Reset(len(outputs), "".join(output.text for output in outputs), place)
