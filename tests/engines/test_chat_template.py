@@ -11,7 +11,7 @@ from llama_cpp import llama_cpp as native
 from sibyl.core.errors import InvalidRequest, ModelUnusable
 from sibyl.core.task import Message
 from sibyl.engines.chat_template import CHATML, ChatTemplate, ControlToken, Piece, token_ids
-from sibyl.engines.llama_binding import Model
+from sibyl.engines.llama_model import Model
 from tests.engines.asking import said
 
 START, END, BOS, THINK = 10, 11, 1, 12

@@ -222,19 +222,6 @@ def test_an_exception_of_the_progress_taker_passes_too(chain_engine: LlamaEngine
     assert text_of(answer(chain_engine, asking("?"))[0]) == SAID
 
 
-def test_several_slots_answer_at_the_same_time_without_mixing(tiny_engine: LlamaEngine) -> None:
-    """Eight threads on four slots, each with its own question and seed, get what they get alone."""
-    requests = [("one " * number, by_chance(number, 60)) for number in range(1, 9)]
-    alone = [text_of(answer(tiny_engine, asking(text, sampling=sampling))[0]) for text, sampling in requests]
-
-    with ThreadPoolExecutor(8) as pool:
-        together = list(
-            pool.map(lambda one: text_of(answer(tiny_engine, asking(one[0], sampling=one[1]))[0]), requests * 3)
-        )
-
-    assert together == alone * 3
-
-
 @pytest.fixture(scope="module")
 def long_engine(long_model: Path) -> Iterator[LlamaEngine]:
     """A model whose longest prompts take several seconds."""

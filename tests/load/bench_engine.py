@@ -26,7 +26,8 @@ from sibyl.core.event import Output
 from sibyl.core.task import Message, SamplingParams
 from sibyl.engines.base import GenerationRequest
 from sibyl.engines.llama import PROMPT_CHUNK_TOKENS, LlamaEngine
-from sibyl.engines.llama_binding import Context, Model
+from sibyl.engines.llama_context import Context, Part
+from sibyl.engines.llama_model import Model
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.load.make_random_gguf import PRESETS, TYPES
@@ -46,8 +47,8 @@ class Run:
 
 def bare_run(model: Model, tokens: int, threads: int) -> Run:
     """Decode ``tokens`` tokens one by one, with nothing between two calls of llama_decode."""
-    context = Context(model, tokens=4096, batch_tokens=PROMPT_CHUNK_TOKENS, threads=threads)
-    context.evaluate([5] * 40)
+    context = Context(model, places=1, place_tokens=4096, batch_tokens=PROMPT_CHUNK_TOKENS, threads=threads)
+    context.compute([Part(0, [5] * 40, True)])
     token = (ctypes.c_int32 * 1)(300)
     batch = native.llama_batch(1, token)
     pointer = ctypes.c_void_p(context.pointer)

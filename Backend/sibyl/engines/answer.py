@@ -8,6 +8,7 @@ string) travels with the next output. It knows neither the model nor how a token
 from collections.abc import Callable, Sequence
 
 from sibyl.core.event import Output
+from sibyl.core.logprobs import TokenLogprobs
 from sibyl.engines.text import TextStream
 
 
@@ -19,6 +20,7 @@ class Answer:
         self._stop = tuple(stop)
         self._stream = TextStream(self._stop)
         self._unsent: list[int] = []
+        self._unsent_logprobs: list[TokenLogprobs] = []
         self._flushed = False
 
     @property
@@ -31,10 +33,15 @@ class Answer:
         """Whether a stop string ended it."""
         return self._stream.stopped
 
-    def push(self, token_id: int, piece: bytes) -> Output | None:
-        """Take the next token and return the output that it completes, if it completes one."""
+    def push(self, token_id: int, piece: bytes, logprobs: TokenLogprobs | None = None) -> Output | None:
+        """Take the next token and return the output that it completes, if it completes one.
+
+        With ``logprobs`` for each token, an output has as many of them as token ids.
+        """
         self.token_ids.append(token_id)
         self._unsent.append(token_id)
+        if logprobs is not None:
+            self._unsent_logprobs.append(logprobs)
         return self._output(self._stream.feed(piece))
 
     def flush(self) -> Output | None:
@@ -45,8 +52,9 @@ class Answer:
     def _output(self, text: str) -> Output | None:
         if not text:
             return None
-        token_ids, self._unsent = tuple(self._unsent), []
-        return Output(text=text, token_ids=token_ids)
+        output = Output(text=text, token_ids=tuple(self._unsent), logprobs=tuple(self._unsent_logprobs))
+        self._unsent, self._unsent_logprobs = [], []
+        return output
 
     def restore(
         self,

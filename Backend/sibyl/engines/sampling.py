@@ -35,6 +35,7 @@ class Sampling:
     min_p: float
     seed: int
     stop: tuple[str, ...]
+    logprobs: int | None  #: likeliest tokens to tell with each chosen one; None tells nothing
 
     @classmethod
     def of(cls, params: SamplingParams, recommended: SamplingParams = NOTHING) -> "Sampling":
@@ -51,6 +52,7 @@ class Sampling:
             min_p=_or(params.min_p, _or(recommended.min_p, DEFAULT_MIN_P)),
             seed=_or(params.seed, 0),
             stop=tuple(text for text in params.stop if text),
+            logprobs=params.logprobs,
         )
         if filled.max_tokens < 1:
             raise InvalidRequest("max_tokens must be 1 or more.")
@@ -62,6 +64,8 @@ class Sampling:
             raise InvalidRequest("top_k must be 0 or more.")
         if not 0 <= filled.min_p <= 1:
             raise InvalidRequest("min_p must be between 0 and 1.")
+        if filled.logprobs is not None and filled.logprobs < 0:
+            raise InvalidRequest("logprobs must be 0 or more.")
         if params.seed is None and filled.temperature > 0:
             raise InvalidRequest("A seed is needed: without one nobody could continue this answer.")
         return filled

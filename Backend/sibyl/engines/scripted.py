@@ -11,6 +11,7 @@ that is resumed anywhere joins to the text of an uninterrupted one. Directives i
     [crash=7]       end the process in the same way, as a failed assertion in a C library does
 
 A number that is out of its range or no number is an InvalidRequest. Every wait ends at once when a stop is requested.
+Generations with a pace are called back from one thread for all, in bursts, as a batched model does it (see ``beat``).
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from sibyl.core.errors import EngineError, InvalidRequest, PromptTooLong
 from sibyl.core.task import Message, SamplingParams, Usage
 from sibyl.engines.answer import Answer
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
+from sibyl.engines.beat import Beat
 
 WORDS = (
     "a the river mountain moon wind door lamp road garden bridge stone cloud harbour winter spring bird root mirror"
@@ -70,6 +72,7 @@ class ScriptedEngine:
         self._tokens_per_s = tokens_per_s
         self._prompt_s = prompt_s
         self._context_tokens = context_tokens
+        self._beat = Beat()
 
     @property
     def model(self) -> str:
@@ -102,18 +105,27 @@ class ScriptedEngine:
         pause = _Pause(request.abort)
         with request.abort.hook(pause.end):
             self._evaluate_prompt(request, script, prompt_tokens, pause)
-            began, resumed_at = time.monotonic(), len(answer.token_ids)
-            while not answer.ended and (written := len(answer.token_ids)) < min(limit, natural):
-                if written == script.fail_at:
-                    raise EngineError("The question asked for this failure.")
-                if written == script.crash_at:
-                    os.abort()
-                if script.tokens_per_s:
-                    pause.until(began + (written - resumed_at) / script.tokens_per_s)
-                request.abort.raise_if_requested()
-                token_id, word = recital.token(written)
-                if output := answer.push(token_id, word.encode("utf-8", "replace")):
-                    on_tokens(output)
+
+        def step() -> bool:
+            """Emit the next token; say whether there may be another."""
+            written = len(answer.token_ids)
+            if answer.ended or written >= min(limit, natural):
+                return False
+            if written == script.fail_at:
+                raise EngineError("The question asked for this failure.")
+            if written == script.crash_at:
+                os.abort()
+            request.abort.raise_if_requested()
+            token_id, word = recital.token(written)
+            if output := answer.push(token_id, word.encode("utf-8", "replace")):
+                on_tokens(output)
+            return True
+
+        if script.tokens_per_s:
+            self._beat.play(step, tokens_per_s=script.tokens_per_s, rests=request.backlogged, abort=request.abort)
+        else:
+            while step():
+                pass
         request.abort.raise_if_requested()
         written = len(answer.token_ids)
         if not answer.ended and (output := answer.flush()):

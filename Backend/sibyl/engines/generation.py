@@ -1,0 +1,131 @@
+"""One call of ``generate`` on the decode thread: from a row of scores to text, until the answer ends or fails."""
+
+import math
+import threading
+from collections.abc import Sequence as Items
+from typing import Literal
+
+from sibyl.core.event import Output
+from sibyl.core.task import Usage
+from sibyl.engines.answer import Answer
+from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
+from sibyl.engines.llama_context import Context
+from sibyl.engines.sampler import Sampler
+from sibyl.engines.sampling import Sampling
+from sibyl.engines.sequence import Sequence
+from sibyl.engines.vocabulary import Vocabulary
+
+PROGRESS_TOKENS = 16  # least advance between two reports
+
+
+class Generation(Sequence):
+    """A sequence with its answer. The caller waits for ``wait``; all else is the decode thread's."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        on_tokens: OnTokens,
+        *,
+        prompt: Items[int],
+        answer: Answer,
+        sampling: Sampling,
+        limit: int,
+        vocabulary: Vocabulary,
+    ) -> None:
+        """Prepare it; ``answer`` holds what an earlier attempt wrote, ``limit`` is the most tokens of the whole."""
+        super().__init__(prompt, answer.token_ids)
+        if answer.token_ids:
+            self.exact_until = math.inf  # set anew when the first of them is computed
+        self.abort = request.abort
+        self._request = request
+        self._on_tokens = on_tokens
+        self._answer = answer
+        self._limit = limit
+        self._vocabulary = vocabulary
+        self._sampler = Sampler(sampling)
+        self._reported = 0
+        self._known_tokens = len(self.token_ids)
+        self._ended = threading.Event()
+        self._result: GenerationResult | None = None
+        self._error: BaseException | None = None
+        if answer.ended or len(answer.token_ids) >= limit:
+            self._end("length" if len(answer.token_ids) >= limit and not answer.stopped else "stop")
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to compute."""
+        return self._ended.is_set()
+
+    @property
+    def resting(self) -> bool:
+        """Whether the reader of the answer has enough to do."""
+        return self._request.backlogged is not None and self._request.backlogged()
+
+    def go_on(self, context: Context, row: int | None, exact_until: float) -> None:
+        """Take what a batch brought: with a row of scores the next token, without one the progress of the prompt.
+
+        Args:
+            exact_until: until when tokens of an earlier attempt are computed singly, if the first was computed now.
+        """
+        try:
+            self.abort.raise_if_requested()
+            if self.exact_until == math.inf and self.seen >= self.prompt_tokens:
+                self.exact_until = exact_until
+            if self.seen <= self._known_tokens:
+                self._report(row is not None)
+            if row is not None:
+                self._choose(context, row)
+        except BaseException as error:  # the caller's own, whatever it is, or the model's for this row
+            self.fail(error)
+
+    def _choose(self, context: Context, row: int) -> None:
+        token_id = self._sampler.choose(context, row, len(self._answer.token_ids))
+        if token_id in self._vocabulary.end_ids:
+            self._emit(self._answer.flush())
+            self._end("stop")
+            return
+        self._emit(self._answer.push(token_id, self._vocabulary.pieces[token_id]))
+        self.abort.raise_if_requested()
+        self.token_ids.append(token_id)
+        full = len(self._answer.token_ids) >= self._limit
+        if full and not self._answer.stopped:
+            self._emit(self._answer.flush())  # in what was held back there may be a stop string
+        if full or self._answer.stopped:
+            self._end("stop" if self._answer.stopped else "length")
+
+    def _emit(self, output: Output | None) -> None:
+        if output is not None:
+            self._on_tokens(output)
+
+    def _report(self, complete: bool) -> None:
+        on_progress = self._request.on_progress
+        if on_progress is not None and (complete or self.seen - self._reported >= PROGRESS_TOKENS):
+            self._reported = self.seen
+            on_progress(self.seen, self._known_tokens)
+
+    def _end(self, reason: Literal["stop", "length"]) -> None:
+        usage = Usage(prompt_tokens=self.prompt_tokens, completion_tokens=len(self._answer.token_ids))
+        self._result = GenerationResult(finish_reason=reason, usage=usage)
+        self._ended.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End it with an error. After its end nothing counts any more."""
+        if not self.ended:
+            self._error = error
+            self._ended.set()
+
+    def wait(self) -> GenerationResult:
+        """Return how it ended, once it has.
+
+        Raises:
+            BaseException: what it failed with.
+        """
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def close(self) -> None:
+        """Free the sampler, after the end."""
+        self._sampler.close()
