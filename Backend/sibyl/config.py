@@ -53,10 +53,16 @@ class Settings(BaseSettings):
     engine: Literal["llama", "openai", "scripted"] = Field("llama", description="what answers")
     model: str | None = Field(None, description="path of a GGUF, or hf:owner/repo[:file]; none is the bundled model")
     workers: PositiveInt = Field(1, le=64, description="worker processes that sibyl serve runs; two take over at once")
-    slots: PositiveInt = Field(2, le=256, description="answers that one worker generates at a time")
+    slots: PositiveInt = Field(4, le=256, description="answers that one worker generates at a time")
     threads: PositiveInt | None = Field(None, le=1024, description="CPU threads of the engine; none leaves a core free")
     context_tokens: PositiveInt | None = Field(
         None, description="context of a slot; none: the model's own, at most 4096"
+    )
+    pool_tokens: PositiveInt | None = Field(
+        None, description="tokens that all slots share memory for; none: a whole context each, which is faster"
+    )
+    target_gap_ms: PositiveFloat = Field(
+        75.0, description="how long running answers may pause for a piece of somebody else's prompt"
     )
     gpu_layers: int = Field(0, ge=-1, description="model layers on the GPU; -1 is all")
     upstream_url: str | None = Field(None, description="base URL of an OpenAI-compatible server, for --engine openai")

@@ -27,7 +27,8 @@ class GenerationRequest:
     abort: Abort
     stored: tuple[Output, ...] = ()  #: what an earlier attempt emitted; the answer goes on after it, exactly
     on_progress: OnProgress | None = None
-    #: Whether the generation should rest: so much of it is on its way that ``on_tokens`` may soon wait. None: never ask.
+    priority: int = 5  #: larger ones get a slot sooner, and are put aside later
+    #: whether it should rest: so much of it is on its way that ``on_tokens`` may soon wait; None: never ask
     backlogged: Callable[[], bool] | None = None
 
 

@@ -43,7 +43,7 @@ def calibrate(
     folder: Path | None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Calibration:
-    """Return what is known of this model on this machine, measured now if need be.
+    """Return what is known of this model on this machine, measured now if need be; the context's threads are set by it.
 
     Args:
         context: empty; it is empty again afterwards.
@@ -53,6 +53,7 @@ def calibrate(
     """
     path = folder / f"{_key(model_path, context, threads, rows)}.json" if folder is not None else None
     if path is not None and (known := _load(path)) is not None:
+        context.set_threads(known.threads, known.batch_threads)
         return known
     began = clock()
     measurement = _Measurement(context, clock, until=began + LIMIT_S)

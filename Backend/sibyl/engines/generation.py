@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence as Items
 from typing import Literal
 
+from sibyl.core.errors import EngineError
 from sibyl.core.event import Output
 from sibyl.core.task import Usage
 from sibyl.engines.answer import Answer
@@ -33,7 +34,7 @@ class Generation(Sequence):
         vocabulary: Vocabulary,
     ) -> None:
         """Prepare it; ``answer`` holds what an earlier attempt wrote, ``limit`` is the most tokens of the whole."""
-        super().__init__(prompt, answer.token_ids)
+        super().__init__(prompt, answer.token_ids, priority=request.priority)
         if answer.token_ids:
             self.exact_until = math.inf  # set anew when the first of them is computed
         self.abort = request.abort
@@ -113,6 +114,10 @@ class Generation(Sequence):
         if not self.ended:
             self._error = error
             self._ended.set()
+
+    def stop(self) -> None:
+        """End it with the reason of its abort."""
+        self.fail(self.abort.reason or EngineError("Stopped."))
 
     def wait(self) -> GenerationResult:
         """Return how it ended, once it has.

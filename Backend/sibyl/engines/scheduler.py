@@ -120,7 +120,7 @@ class Scheduler:
         self._make_room(decoding)
         reading = sorted((sequence for sequence in active if not _one_by_one(sequence, now)), key=_importance)
         batches = self._decode_batches(decoding)
-        if chunk := self._chunk([sequence for sequence in reading if sequence.place is not None], bool(decoding)):
+        if chunk := self._chunk([sequence for sequence in reading if sequence.place is not None], len(decoding)):
             batches.append(chunk)
         return self.places.take_moves(), batches
 
@@ -155,8 +155,8 @@ class Scheduler:
             if not self.places.idle:
                 return
             donor = self.places.donor(sequence)
-            if donor is not None and donor.later_tokens - donor.tokens >= SHARED_LEAST_TOKENS:
-                continue  # somebody is just computing what it needs
+            if donor is not None and _worth_waiting(donor):
+                continue
             if not self._fits(sequence, donor):
                 return
             self._waiting.remove(sequence)
@@ -210,10 +210,10 @@ class Scheduler:
             first += size
         return batches
 
-    def _chunk(self, reading: Items[Sequence], others: bool) -> Batch | None:
-        left = self._chunk_tokens if others else self._batch_tokens
+    def _chunk(self, reading: Items[Sequence], decoding: int) -> Batch | None:
+        left = self._chunk_tokens if decoding else self._batch_tokens
         if self._pool is not None:
-            left = min(left, self._pool.free)
+            left = min(left, self._pool.free - decoding)
             if reading and left <= 0:
                 self.overflowed()
                 return None
@@ -236,6 +236,11 @@ class Scheduler:
             fitting = int(tokens * time_s / max(took_s, 1e-6))
             most = min(self._batch_tokens, 2 * self._chunk_tokens)
             self._chunk_tokens = max(CHUNK_LEAST_TOKENS, min(most, fitting))
+
+
+def _worth_waiting(donor: Donor) -> bool:
+    """Whether somebody is just computing what a newcomer needs."""
+    return donor.later_tokens >= SHARED_LEAST_TOKENS and donor.later_tokens - donor.tokens >= CHUNK_LEAST_TOKENS
 
 
 def _importance(sequence: Sequence) -> tuple[int, int]:
