@@ -21,6 +21,7 @@ from sibyl.engines.sequence import Sequence
 
 CHUNK_LEAST_TOKENS = 8  # of a prompt in each step, however long the step takes without
 _FIRST_CHUNK_TOKENS = 32  # beside running answers, before the speed of a chunk is known
+_PADDING_MOST = 8  # rows in a batch; a tile is seldom wider
 _MARGIN_TOKENS = 16  # free for each sequence that has a place, before another one gets in
 
 
@@ -200,7 +201,7 @@ class Scheduler:
         return victim
 
     def _decode_batches(self, decoding: Items[Sequence]) -> list[Batch]:
-        spare = [place for place in self.places.idle if len(place.left) < self._place_tokens]
+        spare = [place for place in self.places.idle if len(place.left) < self._place_tokens][:_PADDING_MOST]
         if self._pool is not None and self._pool.free < 2 * len(decoding):
             spare = []
         batches, first = [], 0
