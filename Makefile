@@ -55,7 +55,7 @@ types: $(VENV)/.dev ## check types of the Python code and of the page
 layers: $(VENV)/.dev ## check that imports only go down
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.dev ## measure, print a table, write it as JSON
+bench: $(VENV)/.dev ## measure, print a table, write it as JSON (ARGS="servers --short"; see tests/load/README.md)
 	@$(BIN)/python -m tests.load $(ARGS)
 
 protocol: $(VENV)/.dev ## explore the model of the protocol, over two million states (ARGS="--mutant all" refutes mutants)

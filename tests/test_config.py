@@ -36,7 +36,7 @@ def test_every_setting_is_described_and_has_its_unit(empty_place: Path) -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         if isinstance(field.default, float):
-            assert name.endswith("_s"), name
+            assert name.endswith(("_s", "_ms")), name
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -75,6 +75,15 @@ def test_a_wrong_value_is_said_in_one_line(flags: dict[str, Any], message: str) 
 
     assert "\n" not in raised.value.message
     assert "pydantic" not in raised.value.message and "http" not in raised.value.message.removesuffix("URL")
+
+
+def test_shares_of_gpus_are_numbers_by_commas() -> None:
+    """None at all leaves it to llama.cpp."""
+    assert load_settings().gpu_shares == ()
+    assert load_settings(tensor_split="3,1.5,0").gpu_shares == (3, 1.5, 0)
+    for wrong in ("3,", "a", "-1", "1;2", "0,0", "1e3", "3, 1"):
+        with pytest.raises(ProcessError, match="tensor_split"):
+            load_settings(tensor_split=wrong)
 
 
 def test_a_wrong_value_of_the_environment_is_said_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,15 @@ class Settings(BaseSettings):
         75.0, description="how long running answers may pause for a piece of somebody else's prompt"
     )
     gpu_layers: int = Field(0, ge=-1, description="model layers on the GPU; -1 is all")
+    split_mode: Literal["layer", "row", "none"] = Field(
+        "layer", description="how several GPUs share the model: by layers, by rows, or none: it is on main_gpu alone"
+    )
+    main_gpu: int = Field(0, ge=0, le=63, description="the GPU of the whole model with split_mode none, from 0")
+    tensor_split: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?(,[0-9]{1,6}(\.[0-9]{1,6})?){0,63}$",
+        description="shares of several GPUs, by commas, such as 3,1; none: by their free memory",
+    )
     upstream_url: str | None = Field(None, description="base URL of an OpenAI-compatible server, for --engine openai")
     upstream_api_key: SecretStr | None = Field(None, description="its key")
     upstream_model: str | None = Field(None, description="its model; none takes the first that it lists")
@@ -94,12 +103,19 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log lines shown")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for programs")
 
+    @property
+    def gpu_shares(self) -> tuple[float, ...]:
+        """The share of each GPU; none: by their free memory."""
+        return tuple(map(float, self.tensor_split.split(","))) if self.tensor_split else ()
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.heartbeat_s * 3 > self.lease_s:
             raise ValueError("heartbeat_s must be at most a third of lease_s, so that two may be lost")
         if self.durability == "ha" and self.redis_url is None:
             raise ValueError("durability ha needs a Redis with a replica: give --redis-url")
+        if self.gpu_shares and not sum(self.gpu_shares):
+            raise ValueError("tensor_split must give at least one GPU a share")
         if self.engine == "openai" and not self.upstream_url:
             raise ValueError("--engine openai needs --upstream URL (SIBYL_UPSTREAM_URL)")
         return self

@@ -9,7 +9,18 @@ from redis import Redis
 
 from sibyl.config import Settings
 from sibyl.engines.scripted import ScriptedEngine
-from tests.serving import RunningApi, RunningWorker, ask, finish, read_events, run_api, run_worker, show, wait_ready
+from tests.serving import (
+    RunningApi,
+    RunningWorker,
+    ask,
+    data_of,
+    finish,
+    read_events,
+    run_api,
+    run_worker,
+    show,
+    wait_ready,
+)
 from tests.topology import one_shard
 
 MEMBERS = {
@@ -80,6 +91,56 @@ def test_every_field_reaches_the_model(client: httpx.Client, worker: RunningWork
     assert first["finish_reason"] == "length"
     assert first["metadata"] == {"from": "a test", "empty": ""}
     assert first["usage"]["prompt_tokens"] == len("Be brief. Hello Good day. And now?".split())
+
+
+def test_logprobs_are_in_the_stream_and_in_the_task(client: httpx.Client, worker: RunningWorker) -> None:
+    """One for each token, the same in both; a list of tasks leaves them out, as does who did not ask."""
+    task = finish(client, "[tokens=5]", sampling={"logprobs": 2, "seed": 1})
+    free = finish(client, "[tokens=5]", sampling={"seed": 1})
+
+    events = read_events(client, task["task_id"])
+    told = [place for event in events for place in data_of(event).get("logprobs", [])]
+    assert task["logprobs"] == told and len(told) == 5
+    assert "".join(place["token"] for place in told) == task["text"] == free["text"]
+    assert all(len(place["top_logprobs"]) == 2 and place["id"] >= 0 for place in told)
+    assert "logprobs" not in free
+    assert all("logprobs" not in listed for listed in client.get("/api/tasks").json()["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ({"grammar": 'root ::= "a'}, "Grammar, line 1: a text is not closed"),
+        ({"grammar": 'root ::= root "a"'}, "left recursion"),
+        ({"grammar": "root ::= " + "(" * 9000}, "nested more than 50 deep"),
+        (
+            {"json_schema": {"type": "object", "properties": {"a": {"pattern": "b"}}}},
+            "at properties/a: keyword 'pattern'",
+        ),
+        ({"json_schema": {"$ref": "#"}}, "refers to itself"),
+        ({"json_schema": {"enum": ["x" * 20_000]}}, "16384 are allowed"),
+        ({"grammar": "root ::= .", "json_schema": {}}, "not both"),
+        ({"logprobs": 21}, "20"),
+    ],
+    ids=str,
+)
+def test_a_binding_that_no_engine_could_keep_is_refused(
+    client: httpx.Client, sampling: dict[str, object], said: str
+) -> None:
+    """At once, with what is wrong, and before a worker sees it."""
+    response = client.post("/api/questions", json={"question": "a", "sampling": sampling})
+
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "invalid_request"
+    assert said in response.json()["error"]["message"]
+
+
+def test_an_engine_that_cannot_be_bound_says_so(client: httpx.Client, worker: RunningWorker) -> None:
+    """The task fails with a sentence; it is not answered freely."""
+    task = finish(client, "a", sampling={"json_schema": {"type": "null"}})
+
+    assert (task["state"], task["error"]["code"]) == ("failed", "invalid_request")
+    assert "scripted" in task["error"]["message"]
 
 
 def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> None:

@@ -12,15 +12,16 @@ import httpx
 import pytest
 from starlette.types import Message
 
+from sibyl.api.draining import Draining
 from sibyl.api.streaming import EventStream
 from sibyl.core.cursor import START, Cursor
-from sibyl.core.event import Entry, Output, Queued
+from sibyl.core.event import Cancelled, Entry, Output, Queued, Started
 from sibyl.core.fold import Fold
 from sibyl.core.task import LOCAL_OWNER, TaskId
 from sibyl.store.connection import Store
+from sibyl.store.feed import Feed
 from sibyl.store.log import EventLog
 from sibyl.store.queue import TaskQueue
-from sibyl.store.tail import Feed
 from sibyl.wire.sse import Frame, Parser
 from sibyl.worker.worker import Worker
 from tests.serving import (
@@ -387,35 +388,125 @@ def open_connections(api: RunningApi) -> int:
     return sum(1 for row in rows if row[1].endswith(f":{api.port:04X}") and row[3] in ("01", "08"))
 
 
-async def test_a_stall_that_two_sends_notice_is_one_cut() -> None:
-    """An event and a keep-alive that wait for the same reader may time out in the same moment; that is no error."""
-    feed = Feed(TaskId("0.ab"))
-    feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
-    released: list[bool] = []
-    both_stuck = asyncio.Event()
-    stuck = 0
+class Stuck:
+    """A connection whose reader takes nothing."""
 
-    async def send(message: Message) -> None:
-        nonlocal stuck
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.waits = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        """Take the head of the response and no more."""
         if message["type"] == "http.response.body":
-            stuck += 1
-            if stuck == 2:
-                both_stuck.set()
+            self.sent.append(message["body"])
+            self.waits.set()
             await asyncio.Event().wait()
 
-    async def receive() -> Message:
+    async def receive(self) -> Message:
+        """Say nothing."""
         await asyncio.Event().wait()
         raise AssertionError
 
-    limits = {"keep_alive_s": 0.01, "send_timeout_s": 0.1}
-    stream = EventStream(feed, START, draining=asyncio.Event(), release=lambda: released.append(True), **limits)
-    running = asyncio.create_task(stream({"type": "http", "method": "GET"}, receive, send))
-    async with asyncio.timeout(2):
-        await both_stuck.wait()
-    time.sleep(0.2)  # noqa: ASYNC251 - the loop is held up, so that both are due when it looks
 
+async def test_a_reader_that_takes_nothing_is_sent_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    """No keep-alive beside the event that waits for it, and one cut after the send timeout."""
+    feed = Feed(TaskId("0.ab"))
+    feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
+    released: list[bool] = []
+    reader = Stuck()
+    limits = {"keep_alive_s": 0.01, "send_timeout_s": 0.2}
+    stream = EventStream(feed, START, draining=Draining(), release=lambda: released.append(True), **limits)
+
+    began = time.monotonic()
+    await stream({"type": "http", "method": "GET"}, reader.receive, reader.send)
+
+    assert 0.2 <= time.monotonic() - began < 1
+    assert len(reader.sent) == 1 and reader.sent[0].startswith(b"id: 0-1\r\n")
+    assert released == [True]
+    assert [record.action for record in caplog.records] == ["stream_stalled"]  # type: ignore[attr-defined]
+
+
+class Taken:
+    """A connection whose reader takes everything."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.came = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        """Take it."""
+        if message["type"] == "http.response.body":
+            self.sent.append(message["body"])
+            self.came.set()
+
+    async def receive(self) -> Message:
+        """Say nothing."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_keep_alive_comes_only_after_silence() -> None:
+    """Not while events come more often than that; and not after the end."""
+    feed = Feed(TaskId("0.ab"))
+    feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
+    reader = Taken()
+    limits = {"keep_alive_s": 0.2, "send_timeout_s": 5.0}
+    stream = EventStream(feed, START, draining=Draining(), release=lambda: None, **limits)
+    running = asyncio.create_task(stream({"type": "http", "method": "GET"}, reader.receive, reader.send))
+    feed.take(Entry(Cursor(5, 0), Started(attempt=1, model="m", kept=0, previous=Cursor(0, 1))))
+    for number in range(1, 41):
+        feed.take(Entry(Cursor(5, number), Output(text="x")))
+        feed.notify()
+        await asyncio.sleep(0.01)
+    assert not [piece for piece in reader.sent if piece.startswith(b":")]
+
+    while not reader.sent[-1].startswith(b":"):
+        reader.came.clear()
+        await asyncio.wait_for(reader.came.wait(), 1)
+    feed.take(Entry(Cursor(5, 41), Cancelled(kept=40)))
+    feed.notify()
     await running
 
+    assert reader.sent[-1] == b"" and b"event: cancelled" in reader.sent[-2]
+
+
+async def test_a_drain_leaves_a_long_replay_where_it_is() -> None:
+    """The follower goes on elsewhere from its cursor; it need not be sent the rest first."""
+    feed = Feed(TaskId("0.ab"))
+    feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
+    feed.take(Entry(Cursor(5, 0), Started(attempt=1, model="m", kept=0, previous=Cursor(0, 1))))
+    for number in range(1, 5001):
+        feed.take(Entry(Cursor(5, number), Output(text="word " * 20)))
+    draining = Draining()
+    reader = Taken()
+    limits = {"keep_alive_s": 10.0, "send_timeout_s": 5.0}
+    stream = EventStream(feed, START, draining=draining, release=lambda: None, **limits)
+
+    async def send(message: Message) -> None:
+        await reader.send(message)
+        if len(reader.sent) == 2:
+            draining.set()
+
+    await stream({"type": "http", "method": "GET"}, reader.receive, send)
+
+    assert len(reader.sent) == 2 and all(len(piece) < 70_000 for piece in reader.sent)
+
+
+async def test_a_cut_from_outside_is_no_timeout() -> None:
+    """A stream that is cancelled ends as cancelled, whatever its reader does."""
+    feed = Feed(TaskId("0.ab"))
+    feed.fold = Fold([Entry(Cursor(0, 1), Queued())])
+    released: list[bool] = []
+    reader = Stuck()
+    limits = {"keep_alive_s": 10.0, "send_timeout_s": 10.0}
+    stream = EventStream(feed, START, draining=Draining(), release=lambda: released.append(True), **limits)
+    running = asyncio.create_task(stream({"type": "http", "method": "GET"}, reader.receive, reader.send))
+    await reader.waits.wait()
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
     assert released == [True]
 
 

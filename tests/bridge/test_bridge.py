@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from sibyl.bridge import bridge as bridge_module
+from sibyl.bridge import crossing as crossing_module
 from sibyl.bridge.abort import Abort
-from sibyl.bridge.bridge import Bridge, Crossing
+from sibyl.bridge.bridge import Bridge
+from sibyl.bridge.crossing import Crossing
+from sibyl.bridge.hops import Hops
 from sibyl.core.errors import BridgeClosed, BridgeEnded, BridgeError, DeliveryFailed, LeaseLost, TaskCancelled
 
 Emit = Callable[[int], None]
@@ -176,7 +178,7 @@ async def test_what_deliver_raises_reaches_the_producer_and_the_caller(bridge: B
 
 async def test_what_deliver_raises_wakes_a_waiting_producer(abort: Abort, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that stands still for want of space hears of the failure at once."""
-    monkeypatch.setattr(bridge_module, "_LOOK_S", 3600.0)
+    monkeypatch.setattr(crossing_module, "_LOOK_S", 3600.0)
     bridge = Bridge(threads=1, high_water=2)
     fail = asyncio.Event()
 
@@ -368,7 +370,7 @@ async def test_a_stop_reaches_a_producer_that_waits_for_space(
     reader: Reader, abort: Abort, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """At once, since the thread is woken; it would look by itself only after ``_LOOK_S``."""
-    monkeypatch.setattr(bridge_module, "_LOOK_S", 3600.0)
+    monkeypatch.setattr(crossing_module, "_LOOK_S", 3600.0)
     bridge = Bridge(threads=1, high_water=2)
     reader.gate.clear()
     heard: list[BaseException] = []
@@ -551,7 +553,7 @@ def test_a_loop_that_was_closed_before_is_an_error() -> None:
     """And nothing warns of a coroutine that nobody awaited."""
     loop = asyncio.new_event_loop()
     loop.close()
-    crossing: Crossing[int] = Crossing(loop, never, Abort(), 8)
+    crossing: Crossing[int] = Crossing(Hops(loop), never, Abort(), 8)
 
     with pytest.raises(BridgeClosed):
         crossing.emit(1)
@@ -565,9 +567,9 @@ def test_a_loop_that_closes_before_the_hop_began(waits: bool, monkeypatch: pytes
     """The hop was scheduled on a loop that stopped: a waiting producer gets an error, and so does the next item; and
     the coroutine that never ran is closed and not complained about.
     """
-    monkeypatch.setattr(bridge_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(crossing_module, "_LOOK_S", 0.02)
     loop = asyncio.new_event_loop()
-    crossing: Crossing[int] = Crossing(loop, never, Abort(), 1 if waits else 8)
+    crossing: Crossing[int] = Crossing(Hops(loop), never, Abort(), 1 if waits else 8)
     errors: list[BaseException] = []
     emitted = threading.Event()
 
@@ -583,7 +585,7 @@ def test_a_loop_that_closes_before_the_hop_began(waits: bool, monkeypatch: pytes
 
     producer = threading.Thread(target=produce)
     producer.start()
-    while not crossing._hopping:
+    while not crossing._called:
         time.sleep(0.001)
     loop.close()
     producer.join(5)
@@ -596,7 +598,7 @@ def test_a_loop_that_closes_before_the_hop_began(waits: bool, monkeypatch: pytes
 def test_a_loop_that_closes_after_the_producers_last_item() -> None:
     """Nobody emits any more, and still nothing warns."""
     loop = asyncio.new_event_loop()
-    crossing: Crossing[int] = Crossing(loop, never, Abort(), 8)
+    crossing: Crossing[int] = Crossing(Hops(loop), never, Abort(), 8)
     producer = threading.Thread(target=crossing.emit, args=(1,))
     producer.start()
     producer.join(5)

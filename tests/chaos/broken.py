@@ -33,14 +33,14 @@ BREAKS: Final[Mapping[str, Break]] = {
     "append-fence": Break(
         says="append.lua asks neither for the epoch nor for the nonce: who lost the lease writes on behind the others",
         file="store/lua/append.lua",
-        old=r"if held\[1\] ~= 'running' or held\[2\] ~= .* then\n.*\nend\nlocal offset = tonumber\(held\[4\]\)\n",
-        new="""if not held[1] then
-  return { 'fenced', 'gone' }
-end
-local offset = tonumber(held[4])
-if held[3] ~= nonce then
-  epoch, first = held[2], offset + 1
-end
+        old=r"  if held\[1\] ~= 'running' or held\[2\] ~= .* then\n.*\n  end\n  local stored = tonumber\(held\[4\]\)\n",
+        new="""  if not held[1] then
+    return 'fenced gone'
+  end
+  local stored = tonumber(held[4])
+  if held[3] ~= nonce then
+    epoch, first = held[2], stored + 1
+  end
 """,
         faults=("freeze-worker", "partition-worker"),
     ),
@@ -54,7 +54,7 @@ end
     "rewind": Break(
         says="append.lua knows no gap: what Redis lost is not sent again",
         file="store/lua/append.lua",
-        old=r"if first > offset \+ 1 then\n.*\nend\n",
+        old=r"  if first > stored \+ 1 then\n.*\n  end\n",
         new="",
         faults=("power-loss",),
     ),

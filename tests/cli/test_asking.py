@@ -34,6 +34,39 @@ def test_the_options_of_the_model_travel(api: NativeServer, sibyl: Command) -> N
     }
 
 
+def test_an_answer_is_bound_by_files(api: NativeServer, sibyl: Command) -> None:
+    """A schema travels as the object that it is, a grammar as text; a file that is none is told."""
+    (sibyl.folder / "omen.json").write_text('{"type": "object"}')
+    (sibyl.folder / "yes.gbnf").write_text('root ::= "yes" # ✓\n')
+    (sibyl.folder / "wrong").write_bytes(b"\xff")
+
+    for option, name in (("--json-schema", "omen.json"), ("--grammar", "yes.gbnf")):
+        assert sibyl("ask", "Why?", option, name).returncode == 0
+    refused = [sibyl("ask", "Why?", "--json-schema", name) for name in ("yes.gbnf", "wrong", "absent")]
+
+    assert [seen.body["sampling"] for seen in api.seen if seen.path == "/api/questions"] == [
+        {"json_schema": {"type": "object"}},
+        {"grammar": 'root ::= "yes" # ✓\n'},
+    ]
+    assert all(done.returncode and "Traceback" not in done.stderr for done in refused)
+    assert "no JSON" in refused[0].stderr and "not valid UTF-8" in refused[1].stderr
+
+
+def test_logprobs_are_a_line_a_token(api: NativeServer, sibyl: Command) -> None:
+    """With its rivals; as JSON they are as the wire has them."""
+    place = {"token": " no", "id": 5, "logprob": -0.25, "bytes": [32, 110, 111]}
+    rival = {"token": '"\n', "logprob": -1.5, "bytes": [34, 10]}
+    api.next_events = answering(" no")
+    api.next_events[2]["logprobs"] = [place | {"top_logprobs": [place, rival]}]
+
+    done = sibyl("ask", "Why?", "--logprobs", "2")
+    as_json = sibyl("follow", next(iter(api.scripts)), "--json")
+
+    assert api.seen[0].body["sampling"] == {"logprobs": 2}
+    assert done.stdout.splitlines() == ['" no"                  -0.250   " no" -0.250  "\\"\\n" -1.500']
+    assert json.loads(as_json.stdout.splitlines()[2])["logprobs"] == api.next_events[2]["logprobs"]
+
+
 def test_a_question_comes_from_standard_input(api: NativeServer, sibyl: Command) -> None:
     """With its line ends, but the last."""
     done = sibyl("ask", "-", stdin="Why?\nHöw?\n".encode())

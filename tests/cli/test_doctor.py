@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
+from sibyl.engines.llama_build import installed_build
 from tests.cli.conftest import Command
 from tests.client.native_server import NativeServer
 
-NAMES = ["redis", "data", "model", "engine", "port", "page", "node", "chromium"]
+NAMES = ["redis", "data", "model", "engine", "gpu", "port", "page", "node", "chromium"]
 FREE = ("--port", "0", "--engine", "scripted")  # needs neither a certain port nor a model
 
 
@@ -39,8 +41,21 @@ def test_llama_cpp_is_imported_to_see_whether_it_works(sibyl: Command) -> None:
     _, found = examine(sibyl, "--port", "0")
     _, broken = examine(sibyl, "--port", "0", PYTHONPATH=str(sibyl.folder))
 
-    assert found["engine"][0] == "ok" and found["engine"][1].startswith("llama-cpp-python 0.")
+    assert found["engine"][0] == "ok" and re.match(r"llama-cpp-python 0\.\S+; CPU: \w+ \w+", found["engine"][1])
     assert broken["engine"][0] == "missing" and "libgomp.so.1 is missing" in broken["engine"][1]
+
+
+def test_a_gpu_that_the_library_cannot_use_is_told(sibyl: Command) -> None:
+    """It serves without one, but not as its settings say; and with another engine nothing is looked for."""
+    code, found = examine(sibyl, "--port", "0", "--gpu-layers", "20")
+    _, other = examine(sibyl, *FREE)
+
+    if installed_build().offloads:
+        assert "--gpu-layers" not in found["gpu"][1] or "finds none" in found["gpu"][1]
+    else:
+        assert found["gpu"][0] == "absent" and "GGML_CUDA=on" in found["gpu"][1]
+        assert "--gpu-layers 20 has no effect" in found["gpu"][1]
+    assert code == 0 and other["gpu"] == ("absent", "not looked for with the engine scripted")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,20 @@ EVENTS: list[dict[str, object]] = [
     {"type": "started", "attempt": 2, "model": None},
     {"type": "llm_streaming", "token": "é\n", "index": 0},
     {
+        "type": "llm_streaming",
+        "token": "a",
+        "index": 1,
+        "logprobs": [
+            {
+                "token": "a",
+                "id": 7,
+                "logprob": -0.5,
+                "bytes": [97],
+                "top_logprobs": [{"token": "\ufffd", "logprob": -1.0, "bytes": [255]}],
+            }
+        ],
+    },
+    {
         "type": "completed",
         "text_length": 2,
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
@@ -40,11 +54,33 @@ def test_an_event_is_written_as_it_was_read(event: dict[str, object]) -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event["type"])
 def test_an_event_without_what_it_needs_is_refused(event: dict[str, object]) -> None:
     """A field of the wrong type is never passed on."""
-    optional = {"model", "usage", "finish_reason", "message"} - ({"message"} if event["type"] == "failed" else set())
+    optional = {"model", "usage", "finish_reason", "message", "logprobs"} - (
+        {"message"} if event["type"] == "failed" else set()
+    )
     for name in event.keys() - optional - {"type"}:
         for wrong in WRONG:
             with pytest.raises(UnexpectedReply):
                 read_event(json.dumps(event | {name: wrong}), None)
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {},
+        [1],
+        [{"logprob": -1, "bytes": [1]}],
+        [{"logprob": -1, "bytes": [256], "top_logprobs": []}],
+        [{"logprob": -1, "bytes": ["a"], "top_logprobs": []}],
+        [{"logprob": "-1", "bytes": [], "top_logprobs": []}],
+        [{"logprob": True, "bytes": [], "top_logprobs": []}],
+        [{"logprob": -1, "bytes": [], "top_logprobs": [{}]}],
+    ],
+    ids=str,
+)
+def test_logprobs_that_are_none_are_refused(logprobs: object) -> None:
+    """Numbers that are no bytes, text that is no number."""
+    with pytest.raises(UnexpectedReply):
+        read_event(json.dumps({"type": "llm_streaming", "token": "a", "index": 0, "logprobs": logprobs}), None)
 
 
 def test_an_unknown_type_is_left_out() -> None:

@@ -57,6 +57,17 @@ def test_everything_that_was_given_is_sent() -> None:
     assert json.loads(fortune.body or b"") == {"question": "Why?", "seed": 0}
 
 
+def test_a_schema_is_sent_as_an_object() -> None:
+    """It is text in a program's hands; what is no JSON is refused before anything is sent."""
+    sampling = SamplingParams(json_schema='{"type": "null"}', logprobs=0)
+
+    request = ask_request("Why?", **NOTHING | {"sampling": sampling})
+
+    assert json.loads(request.body or b"")["sampling"] == {"json_schema": {"type": "null"}, "logprobs": 0}
+    with pytest.raises(InvalidRequest, match="no JSON"):
+        ask_request("Why?", **NOTHING | {"sampling": SamplingParams(json_schema="{")})
+
+
 def test_keys_are_drawn_anew() -> None:
     """Two questions are two tasks."""
     one, other = ask_request("Why?", **NOTHING), ask_request("Why?", **NOTHING)

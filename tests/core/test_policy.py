@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from sibyl.core import errors, policy
 from sibyl.core.errors import EngineError, SibylError, UpstreamError
 from sibyl.core.event import Output
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 
+TOKENS = st.builds(TokenLogprob, token_id=st.none() | st.integers(0, 9), piece=st.binary(), logprob=st.floats(-9, 0))
 OUTPUTS = st.lists(
-    st.builds(Output, text=st.text(), token_ids=st.lists(st.integers(0, 2**31)).map(tuple)), max_size=100
+    st.builds(
+        Output,
+        text=st.text(),
+        token_ids=st.lists(st.integers(0, 2**31)).map(tuple),
+        logprobs=st.lists(st.builds(TokenLogprobs, chosen=TOKENS), max_size=2).map(tuple),
+    ),
+    max_size=100,
 )
 
 
@@ -55,13 +63,16 @@ def test_foreign_errors_show_nothing() -> None:
 
 
 @given(OUTPUTS)
-def test_merging_keeps_text_and_tokens(outputs: list[Output]) -> None:
+def test_merging_keeps_text_tokens_and_logprobs(outputs: list[Output]) -> None:
     """Fewer entries, the same answer."""
     merged = policy.merge_outputs(outputs)
 
     assert "".join(output.text for output in merged) == "".join(output.text for output in outputs)
     assert [token for output in merged for token in output.token_ids] == [
         token for output in outputs for token in output.token_ids
+    ]
+    assert [token for output in merged for token in output.logprobs] == [
+        token for output in outputs for token in output.logprobs
     ]
     assert len(merged) == -(-len(outputs) // policy.MERGED_OUTPUTS)
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sibyl.core.event import Output
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.engines.answer import Answer
 from tests.engines.asking import ids_of, text_of
 
@@ -59,6 +60,23 @@ def test_outputs_hold_text_and_the_tokens_behind_it(token_ids: list[int], stop: 
 
     assert all(output.text for output in outputs)
     assert ids_of(outputs) == token_ids[: len(ids_of(outputs))]
+
+
+@given(token_ids=tokens, stop=stops)
+def test_an_output_has_the_logprobs_of_its_tokens(token_ids: list[int], stop: tuple[str, ...]) -> None:
+    """Also of those whose text was held back; an answer that is restored goes on with those of the new ones."""
+    told = [
+        TokenLogprobs(chosen=TokenLogprob(token_id=each, piece=VOCABULARY[each], logprob=-1.0)) for each in token_ids
+    ]
+    answer, outputs = Answer(stop), []
+    for token_id, logprobs in zip(token_ids, told, strict=True):
+        if not answer.ended:
+            outputs.append(answer.push(token_id, VOCABULARY[token_id], logprobs))
+    written = [output for output in (*outputs, None if answer.ended else answer.flush()) if output is not None]
+
+    assert [[token.chosen.token_id for token in output.logprobs] for output in written] == [
+        list(output.token_ids) for output in written
+    ]
 
 
 def test_an_answer_whose_flush_was_stored_is_known_to_have_ended() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -165,6 +166,28 @@ def test_a_stop_ends_every_wait_at_once(question: str) -> None:
             future.result(10)
 
     assert time.monotonic() - asked < 0.2
+
+
+def test_logprobs_are_made_up_the_same_each_time() -> None:
+    """One for each token, the word itself first, and as many as asked for."""
+    params = SamplingParams(seed=1, logprobs=3, max_tokens=6)
+
+    outputs, _ = answer(ENGINE, asking("Why?", sampling=params))
+    rest, _ = answer(ENGINE, asking("Why?", sampling=params, stored=outputs[:2]))
+    none, _ = answer(ENGINE, asking("[text=Why not]", sampling=replace(params, logprobs=0)))
+
+    places = [place for output in outputs for place in output.logprobs]
+    assert [place.chosen.piece.decode() for place in places] == [output.text for output in outputs]
+    assert all(place.likeliest[0] == place.chosen and len(place.likeliest) == 3 for place in places)
+    assert outputs[2:] == rest
+    assert [place.likeliest for output in none for place in output.logprobs] == [(), ()]
+
+
+def test_it_keeps_to_no_grammar_and_says_so() -> None:
+    """A free answer to who asked for JSON would be worse."""
+    for bound in (SamplingParams(grammar="root ::= ."), SamplingParams(json_schema="{}")):
+        with pytest.raises(InvalidRequest, match="no grammar"):
+            answer(ENGINE, asking("a", sampling=bound))
 
 
 def test_a_prompt_beyond_its_context_is_too_long() -> None:

@@ -142,6 +142,50 @@ def test_an_answer_comes_piece_by_piece(theatre: Theatre, engine: UpstreamEngine
     assert result.usage == Usage(prompt_tokens=9, completion_tokens=5)
 
 
+def test_logprobs_come_with_the_text_of_their_tokens(theatre: Theatre, engine: UpstreamEngine) -> None:
+    """Those of a token that is a part of a character wait for the rest of it."""
+
+    def play(stage: Stage) -> None:
+        stage.begin()
+        for text, *tokens in (("a", "a"), ("", "\ufffd"), ("é", "\ufffd"), ("b", "b")):
+            content = [{"token": token, "logprob": -1.0, "top_logprobs": []} for token in tokens]
+            choice = {"index": 0, "delta": {"content": text}, "logprobs": {"content": content}}
+            stage.write(f"data: {json.dumps({'choices': [choice]})}\n\n")
+        stage.chunk(None, "stop")
+
+    theatre.play = play
+
+    outputs, _ = answer(engine, asking("Why?", sampling=SamplingParams(logprobs=0)))
+
+    assert theatre.requests[0].body["logprobs"] is True
+    assert [(output.text, len(output.logprobs)) for output in outputs] == [("a", 1), ("é", 2), ("b", 1)]
+
+
+def test_a_server_that_passes_over_the_grammar_is_found_out(theatre: Theatre, engine: UpstreamEngine) -> None:
+    """Nothing that breaks it is emitted, and no attempt is made again; one that keeps to it is believed."""
+    theatre.play = good
+    for grammar in ('root ::= "Yes" " please"', 'root ::= "Yes, at" . "once 🎉!"'):
+        outputs: list[Output] = []
+        with pytest.raises(EngineError, match="does not keep to the grammar") as caught:
+            engine.generate(asking("?", sampling=SamplingParams(grammar=grammar)), outputs.append)
+        assert not isinstance(caught.value, UpstreamError)
+        assert text_of(outputs) in ("Yes", "Yes, at\u2028once 🎉")
+
+    assert text_of(answer(engine, asking("?", sampling=SamplingParams(grammar="root ::= [^x]+")))[0])
+
+
+def test_a_bound_answer_that_was_begun_is_not_sent_on(theatre: Theatre, engine: UpstreamEngine) -> None:
+    """The server would begin the grammar anew, behind what readers have seen."""
+    theatre.play = good
+    bound = SamplingParams(json_schema="{}")
+
+    with pytest.raises(EngineError, match="in the middle"):
+        answer(engine, asking("?", sampling=bound, stored=[Output(text="{")]))
+
+    assert not theatre.requests
+    assert text_of(answer(engine, asking("?", sampling=bound))[0])
+
+
 def test_the_request_says_what_was_asked_and_no_more(theatre: Theatre, engine: UpstreamEngine) -> None:
     """What the client left open is left to the server, but for a bound on the length."""
     theatre.play = good

@@ -15,24 +15,41 @@ from typing import Any
 
 from tests.load import (
     capacity,
+    cpu_per_token,
+    decode_loop,
     failover,
     fair_share,
+    fan_out,
+    first_byte,
     first_token,
     followers,
+    growth,
     heartbeats,
+    idle_followers,
+    in_step,
     kills,
     overload,
+    prefix,
+    q8_streams,
+    queues,
     redis_restarts,
+    replay,
     rolling,
-    single_stream,
+    servers,
     slow_readers,
+    stall,
+    stored_token,
     takeover,
+    whole_path,
     zombies,
 )
+from tests.load.plots import plots
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "first-token": first_token.measure,
-    "single-stream": single_stream.measure,
+    "first-byte": first_byte.measure,
+    "cpu-per-token": cpu_per_token.measure,
+    "queues": queues.measure,
     "capacity": capacity.measure,
     "failover": failover.measure,
     "fair-share": fair_share.measure,
@@ -44,7 +61,19 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "heartbeats": heartbeats.measure,
     "redis-restarts": redis_restarts.measure,
     "rolling": rolling.measure,
+    "in-step": in_step.measure,
+    "fan-out": fan_out.measure,
+    "idle-followers": idle_followers.measure,
+    "stored-token": stored_token.measure,
+    "replay": replay.measure,
+    "growth": growth.measure,
     "takeover": takeover.measure,
+    "decode-loop": decode_loop.measure,
+    "whole-path": whole_path.measure,
+    "servers": servers.measure,
+    "prefix": prefix.measure,
+    "q8-streams": q8_streams.measure,
+    "stall": stall.measure,
 }
 SHORT = 0.05  # enough to see that a benchmark works; its figures say little
 RESULTS = Path(__file__).parent / "results"
@@ -73,6 +102,8 @@ def main() -> None:
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd())}")
+    for picture in plots(path):
+        print(f"drawn in {picture.relative_to(Path.cwd())}")
     if broken := [f"{name}: {promise}" for name in wanted for promise in broken_promises(results[name])]:
         sys.exit(f"BROKEN: {'; '.join(broken)}")
 

@@ -35,6 +35,7 @@ CHAT_TEMPLATE = (
 TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
+    "bf16": gguf.GGMLQuantizationType.BF16,
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
     "q4_0": gguf.GGMLQuantizationType.Q4_0,
 }
@@ -56,6 +57,7 @@ PRESETS = {
     "tiny": Shape(vocabulary=1024, width=64, layers=2, heads=2, kv_heads=1, hidden=128),
     "30m": Shape(vocabulary=8192, width=512, layers=8, heads=8, kv_heads=4, hidden=1376),
     "120m": Shape(vocabulary=32000, width=768, layers=12, heads=12, kv_heads=4, hidden=2048),
+    "500m": Shape(vocabulary=32000, width=1280, layers=24, heads=20, kv_heads=5, hidden=3584),
 }
 CHAIN = Shape(vocabulary=0, width=384, layers=1, heads=6, kv_heads=1, hidden=32)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LOG: Final = "tests/store/test_log.py::"
+COMMIT: Final = "tests/store/test_commit.py::"
 QUEUE: Final = "tests/store/test_queue.py::"
 SCRIPTS: Final = "tests/store/test_scripts.py::"
 WORKER: Final = "tests/worker/test_worker.py::"
@@ -175,7 +176,7 @@ MUTANTS: Final = (
     _lua(
         "append without the gap",
         "append",
-        "if first > offset + 1 then",
+        "if first > stored + 1 then",
         "if false then",
         LOG + "test_a_number_too_high_is_a_gap",
     ),
@@ -261,8 +262,8 @@ MUTANTS: Final = (
     _lua(
         "append tells of no cancel",
         "append",
-        "held[5] or ''",
-        "''",
+        "(held[5] and 'cancel ' or 'ok ')",
+        "'ok '",
         LOG + "test_every_append_tells_of_a_cancel",
     ),
     _lua(
@@ -294,12 +295,33 @@ MUTANTS: Final = (
         QUEUE + "test_an_owner_has_so_many_unfinished_tasks",
     ),
     # The worker
+    _lua(
+        "append renews no lease",
+        "append",
+        "if held[6] - now < lease_ms * 7 / 8 then",
+        "if false then",
+        LOG + "test_a_heartbeat_renews_and_appends_nothing",
+    ),
+    _lua(
+        "a write that fails keeps others from theirs",
+        "append",
+        "pcall(append, KEYS[key], KEYS[key + 1], at)",
+        "true, append(KEYS[key], KEYS[key + 1], at)",
+        COMMIT + "test_what_one_task_cannot_write_keeps_no_other_from_its_own",
+    ),
     Mutant(
         "the worker ignores a gap",
         "worker/answer.py",
-        "                first = reply.stored + 1\n",
-        "                return\n",
+        "                self._rewind(outcome.stored)\n                self._send()\n",
+        "                self._done(None)\n",
         ("tests/worker/test_answer.py::test_what_redis_lost_is_sent_again",),
+    ),
+    Mutant(
+        "a refused append looks written",
+        "worker/answer.py",
+        "stored.set_exception(error)",
+        "stored.set_result(None)",
+        ("tests/worker/test_answer.py::test_a_lost_lease_is_told_at_every_write",),
     ),
     Mutant(
         "the worker forgets the highest epoch",
@@ -310,22 +332,15 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a zombie is not stopped by the heartbeat",
-        "worker/attempt.py",
-        "                self.abort.request(reason)\n                return",
-        "                return",
+        "worker/answer.py",
+        "            self._refused(error)\n",
+        "            pass\n",
         (WORKER + "test_a_worker_that_lost_its_lease_in_a_long_prompt_stops_too",),
-    ),
-    Mutant(
-        "a zombie goes on generating",
-        "worker/attempt.py",
-        "                self.abort.request(reason)  # now, not when the engine emits next\n                raise",
-        "                return",
-        (WORKER + "test_a_worker_that_lost_its_lease_stops_though_its_heartbeat_is_slow",),
     ),
     Mutant(
         "a takeover begins anew",
         "worker/attempt.py",
-        "stored=fold.answer(),",
+        "stored=tuple(stored),",
         "stored=(),",
         (WORKER + "test_a_dead_workers_answer_goes_on",),
     ),
@@ -375,8 +390,8 @@ MUTANTS: Final = (
     Mutant(
         "no reset when the text was taken back",
         "store/follow.py",
-        "    if not any(isinstance(entry.event, Output) for entry in seen[common:]):\n",
-        "    if True:\n",
+        "            if _has_text(seen[self.taken :]):\n",
+        "            if False:\n",
         ("tests/store/test_follow.py::test_a_lost_tail_and_another_worker_are_a_reset",),
     ),
 )

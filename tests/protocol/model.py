@@ -104,6 +104,7 @@ class World:
                 Property(name="one answer", parts=("task",), wrong=self.spliced),
                 Property(name="one end", parts=("task",), wrong=self.ends),
                 *(Property(name="no spliced view", parts=(name,), wrong=self.spliced_view) for name in readers),
+                *(Property(name="ids rise", parts=(name,), wrong=self.went_back) for name in readers),
                 *(Property(name="no silent lie", parts=("task", name), wrong=self.silently_wrong) for name in readers),
             ],
             at_rest=[
@@ -359,6 +360,10 @@ class World:
     def spliced_view(self, reader: Reader) -> str:
         """What a reader shows is the beginning of one model's answer."""
         return splice_in(reader.shown)
+
+    def went_back(self, reader: Reader) -> str:
+        """A reader's ids rise, or a reset tells it otherwise."""
+        return f"its ids went back to {reader.cursor}" if reader.went_back else ""
 
     def silently_wrong(self, task: Task, reader: Reader) -> str:
         """A reader that has all and can notice nothing, neither by reading on nor by looking, shows what is stored."""

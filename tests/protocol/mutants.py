@@ -130,6 +130,15 @@ class ResetWithoutPlace(Protocol):
         return cursor
 
 
+class SilentStepBack(Protocol):
+    """A mark without text that a reader saw is lost, and what comes before it is sent without a word."""
+
+    bounds = Bounds(pauses=1, rollbacks=1)
+
+    def goes_back(self, rest: Log, cursor: tuple[int, int]) -> bool:
+        return False
+
+
 class UnlistedFirst(Protocol):
     """A claim takes the task from those that wait before it puts it among those that run."""
 
@@ -158,6 +167,7 @@ FURTHER: tuple[type[Protocol], ...] = (
     BlindSettle,
     NoKept,
     ResetWithoutPlace,
+    SilentStepBack,
     UnlistedFirst,
     ClaimLeavesOffset,
 )

@@ -20,6 +20,7 @@ class Reader(NamedTuple):
     cursor: tuple[int, int] = NOWHERE  #: the last id that the client got
     shown: Answer = ()  #: on its screen
     done: bool = False  #: it got a terminal event, or a 204
+    went_back: bool = False  #: an id came that was no larger than the last, and no reset said so
 
     def __str__(self) -> str:
         place = "done" if self.done else f"at {self.cursor[0]}-{self.cursor[1]}" if self.feed else "away"
@@ -75,6 +76,10 @@ class Reading:
         """Whether a look at the log, after silence, shows that it was taken back."""
         return feed[-1].id not in {entry.id for entry in log}
 
+    def goes_back(self, rest: Log, cursor: tuple[int, int]) -> bool:
+        """Whether what comes next has no larger id than what the client has: a mark that it saw was lost."""
+        return bool(rest) and rest[0].id <= cursor
+
     def cursor_after_reset(self, kept: Log, cursor: tuple[int, int]) -> tuple[int, int]:
         """What the client names after a reset, when it connects again: the last event that the reset left it."""
         return kept[-1].id if kept else NOWHERE
@@ -118,7 +123,7 @@ class Reading:
         while taken < len(reader.seen) and taken < len(entries) and reader.seen[taken] == entries[taken]:
             taken += 1
         kept = entries[:taken]
-        if any(entry.token for entry in reader.seen[taken:]):
+        if any(entry.token for entry in reader.seen[taken:]) or self.goes_back(entries[taken:], reader.cursor):
             cursor = self.cursor_after_reset(kept, reader.cursor)
             after = reader._replace(seen=kept, cursor=cursor, shown=_answer(kept))
             return f"is reset to {spell(after.shown)}", after
@@ -126,14 +131,15 @@ class Reading:
             return "", reader._replace(seen=kept)
         entry = entries[taken]
         shown = (*reader.shown, entry.token) if entry.token else reader.shown
-        after = reader._replace(seen=(*kept, entry), cursor=entry.id, shown=shown)
+        went_back = reader.went_back or entry.id <= reader.cursor
+        after = reader._replace(seen=(*kept, entry), cursor=entry.id, shown=shown, went_back=went_back)
         if terminal and taken + 1 == len(entries):
             after = self._done(after)
         return f"shows {entry}", after
 
     @staticmethod
     def _done(reader: Reader) -> Reader:
-        return Reader(cursor=reader.cursor, shown=reader.shown, done=True)
+        return Reader(cursor=reader.cursor, shown=reader.shown, done=True, went_back=reader.went_back)
 
 
 def _answer(entries: Log) -> Answer:

@@ -272,7 +272,7 @@ async def test_a_full_redis_takes_nothing_by_halves(desk: Desk, configured: Conf
             lambda: desk.claim(),
             lambda: desk.claim(max_attempts=1),
             lambda: desk.say(lease, "two", first=2),
-            lambda: desk.say(lease, first=2),
+            lambda: desk.log.append(lease, 2, [], lease_s=600),  # a lease that is long enough needs no write
             lambda: desk.complete(lease, 1),
             lambda: desk.queue.release(lease),
             lambda: desk.queue.request_cancel(abandoned, LOCAL_OWNER),

@@ -16,8 +16,9 @@ from sibyl.core.fold import Fold
 from sibyl.core.task import LOCAL_OWNER, Lease, TaskId
 from sibyl.store import tail as tail_module
 from sibyl.store.embedded import EmbeddedRedis
+from sibyl.store.feed import Feed
 from sibyl.store.follow import Position, Progress, Reset, at_end, follow
-from sibyl.store.tail import Feed, Tail
+from sibyl.store.tail import Tail
 from tests.store.conftest import OpenStore
 from tests.store.desk import Desk, Snapshot
 from tests.store.following import Reader, running

@@ -13,10 +13,12 @@ from sibyl.core.errors import LogUnreadable, StoreUnavailable, UnknownTask
 from sibyl.core.event import Entry, Queued, Started
 from sibyl.core.task import TaskId
 from sibyl.store import tail as tail_module
-from sibyl.store.connection import Store, Word
+from sibyl.store.channel import Word
+from sibyl.store.connection import Store
+from sibyl.store.feed import Feed
 from sibyl.store.follow import Reset
 from sibyl.store.keys import Shard
-from sibyl.store.tail import Feed, Tail
+from sibyl.store.tail import Tail
 from sibyl.wire.record import FIELDS
 from tests.faults import proxy
 from tests.store.conftest import OpenStore
@@ -58,6 +60,73 @@ async def test_many_followers_of_one_task_share_one_blocking_connection(desk: De
         await reader.end()
         assert reader.parts == readers[0].parts
     await readers[-1].leave()
+
+
+async def test_those_who_come_together_share_the_work(desk: Desk, redis_url: str) -> None:
+    """Two hundred come back to twenty answers at once: each log is read once or twice, and the tail is rung a few
+    times, not two hundred.
+    """
+    begun = [await desk.begin(f"{number} ") for number in range(20)]
+
+    class Counting(Store):
+        """Counts what it is asked."""
+
+        reads = rings = 0
+
+        async def batch(self, shard: Shard, commands: Sequence[Sequence[Word]], **options: bool) -> list[Any]:
+            self.reads += len(commands) == 1 and commands[0][0] == "XRANGE"
+            self.rings += commands[0][0] == "XADD"
+            return await super().batch(shard, commands, **options)
+
+    store = Counting(redis_url)
+    try:
+        async with running(Tail(store)) as tail:
+            readers = [Reader(tail, begun[number % 20][0]) for number in range(200)]
+            for reader in readers:
+                await reader.until(lambda reader: bool(reader.text))
+            reads, rings = store.reads, store.rings
+            for number, (_, lease) in enumerate(begun):
+                await desk.say(lease, "more", first=2)
+                for reader in readers[number::20]:
+                    await reader.until(lambda reader: reader.text.endswith("more"), limit_s=2)
+            for reader in readers:
+                await reader.leave()
+    finally:
+        await store.close()
+
+    assert 20 <= reads <= 60
+    assert 1 <= rings <= 20
+
+
+async def test_who_joins_wakes_nobody(desk: Desk, tail: Tail) -> None:
+    """The others have all that the newcomer finds; five hundred who come back would wake each other."""
+    task_id, lease = await desk.begin("one ")
+    woken = 0
+
+    def wake() -> None:
+        nonlocal woken
+        woken += 1
+
+    with tail.feed(task_id) as feed:
+        await tail.load(feed)
+        feed.listen(wake)
+        for _ in range(5):
+            await (await Reader(tail, task_id).until(lambda reader: reader.text == "one ")).leave()
+        assert woken == 0
+        await desk.say(lease, "two", first=2)
+        await Reader(tail, task_id).until(lambda reader: reader.text == "one two")
+        assert woken == 1
+
+
+async def test_the_doorbell_of_a_process_that_is_gone_goes_too(desk: Desk, tail: Tail, admin: Redis) -> None:
+    """It has a lifetime, renewed with each ring."""
+    task_id, _ = await desk.begin("one ")
+    reader = await Reader(tail, task_id).until(lambda reader: bool(reader.text))
+
+    (bell,) = admin.scan_iter("*:tail:*")
+
+    assert 3000 < admin.ttl(bell) <= 3600
+    await reader.leave()
 
 
 async def test_the_last_follower_to_leave_frees_the_feed(desk: Desk, tail: Tail) -> None:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from sibyl.core.cursor import Cursor
 from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.core.task import Usage
 from sibyl.wire import events
-from sibyl.wire.sse import Parser
+from sibyl.wire.sse import Parser, encode
 
 TEXT = st.text(st.characters(codec="utf-8"))
 USAGE = Usage(prompt_tokens=3, completion_tokens=4)
@@ -36,6 +37,27 @@ def test_a_logged_event_is_its_pinned_bytes(event: Event, name: str, fields: str
     assert frame.decode() == f'id: 6-7\r\nevent: {name}\r\ndata: {{"type":"{name}",{fields}}}\r\n\r\n'
 
 
+def test_logprobs_are_shown_only_when_there_are_some() -> None:
+    """In OpenAI's shape, with the token's id; bytes that are no whole character are exact in ``bytes`` alone."""
+    place = TokenLogprobs(
+        chosen=TokenLogprob(token_id=5, piece="é".encode()[:1], logprob=-0.5),
+        likeliest=(TokenLogprob(token_id=None, piece=b"a", logprob=-1.0),),
+    )
+
+    frame = events.entry_frame("0.ab", Entry(Cursor(6, 7), Output(text="é", token_ids=(5,), logprobs=(place,))))
+
+    data = json.loads(frame.decode().split("data: ")[1])
+    assert data["logprobs"] == [
+        {
+            "token": "\ufffd",
+            "id": 5,
+            "logprob": -0.5,
+            "bytes": [0xC3],
+            "top_logprobs": [{"token": "a", "logprob": -1.0, "bytes": [97]}],
+        }
+    ]
+
+
 def test_a_cancelled_event_has_nothing_to_say() -> None:
     """Only its type."""
     frame = events.entry_frame("0.ab", Entry(Cursor(6, 7), Cancelled()))
@@ -55,6 +77,31 @@ def test_hints_have_no_place_but_a_reset_has() -> None:
     assert events.forgotten_frame("task_forgotten", "m") == (
         b'event: failed\r\ndata: {"type":"failed","code":"task_forgotten","message":"m"}\r\n\r\n'
     )
+
+
+@given(TEXT, st.integers(0, 10**15 - 1), st.integers(1, 10**9 - 1))
+def test_the_short_way_to_the_frame_of_an_output_is_the_same_frame(text: str, epoch: int, offset: int) -> None:
+    """Byte for byte what JSON and the encoder of frames make of it."""
+    cursor = Cursor(epoch, offset)
+    data = {"type": "llm_streaming", "token": text, "index": offset - 1}
+    line = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+    frame = events.output_frame(str(cursor), text)
+
+    assert frame == encode("llm_streaming", line, str(cursor))
+    assert frame == events.entry_frame("0.ab", Entry(cursor, Output(text=text, token_ids=(1,))))
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    """Half a letter would not come back."""
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        events.output_frame("1-1", "\ud800")
+
+
+def test_a_keep_alive_is_nothing_to_a_reader() -> None:
+    """A comment, and the blank line that proxies wait for."""
+    assert Parser().feed(events.KEEP_ALIVE) == []
+    assert events.KEEP_ALIVE == b": keep-alive\r\n\r\n"
 
 
 @given(TEXT, st.integers(0, 10**15 - 1), st.integers(1, 10**9 - 1))

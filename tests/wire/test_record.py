@@ -9,16 +9,26 @@ from hypothesis import strategies as st
 
 from sibyl.core.cursor import START, Cursor
 from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.core.task import FinishReason, Kind, Message, Role, SamplingParams, TaskSpec, Usage
 from sibyl.wire import record
 
 COUNTS = st.integers(0, 10**9)
 CURSORS = st.builds(Cursor, st.integers(1, 10**15 - 1), COUNTS.map(lambda count: count % 10**9))
+TOKENS = st.builds(
+    TokenLogprob, token_id=st.none() | COUNTS, piece=st.binary(max_size=9), logprob=st.floats(-10_000, 0)
+)
+LOGPROBS = st.builds(TokenLogprobs, chosen=TOKENS, likeliest=st.lists(TOKENS, max_size=3).map(tuple))
 PLACES = {"kept": COUNTS, "previous": st.just(START) | CURSORS}
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(Queued()),
     st.builds(Started, attempt=COUNTS, model=st.text(), **PLACES),
-    st.builds(Output, text=st.text(), token_ids=st.lists(st.integers(0, 2**31)).map(tuple)),
+    st.builds(
+        Output,
+        text=st.text(),
+        token_ids=st.lists(st.integers(0, 2**31)).map(tuple),
+        logprobs=st.lists(LOGPROBS, max_size=3).map(tuple),
+    ),
     st.builds(
         Completed,
         text_length=COUNTS,
@@ -44,6 +54,9 @@ SPECS = st.builds(
         min_p=SHARES,
         seed=st.none() | st.integers(0, 2**63),
         stop=st.lists(st.text()).map(tuple),
+        logprobs=st.none() | st.integers(0, 20),
+        grammar=st.none() | st.text(),
+        json_schema=st.none() | st.text(),
     ),
     priority=st.integers(0, 9),
     metadata=st.dictionaries(st.text(), st.text()),
@@ -93,6 +106,25 @@ def test_an_output_is_two_short_fields() -> None:
     assert record.encode_output(Output(text=" answer", token_ids=(17, 4))) == (" answer", "17 4")
 
 
+def test_logprobs_stand_behind_the_token_ids() -> None:
+    """Only where they were asked for, so that no other output pays for them; in few bytes, whatever a token's are."""
+    place = TokenLogprobs(
+        chosen=TokenLogprob(token_id=17, piece=b" a\xff", logprob=-0.25),
+        likeliest=(TokenLogprob(token_id=None, piece=b'"', logprob=-1.5),),
+    )
+
+    fields = record.encode_event(Output(text=" a", token_ids=(17,), logprobs=(place,)))
+
+    assert fields == {"t": " a", "i": '17\t[[[-0.25,17," aÿ"],[-1.5,null,"\\""]]]'}
+
+
+def test_a_spec_says_nothing_of_what_was_not_asked_for() -> None:
+    """An older worker, during a rolling restart, reads the specs that it could have written."""
+    spec = TaskSpec(kind="question", messages=(), sampling=SamplingParams(seed=1))
+
+    assert json.loads(record.encode_spec(spec))["sampling"] == {"seed": 1, "stop": []}
+
+
 def test_field_names_are_distinct() -> None:
     """Two meanings of one letter would be one value."""
     assert len(set(record.FIELDS.values())) == len(record.FIELDS)
@@ -112,6 +144,10 @@ def test_a_spec_written_before_a_field_was_added_is_still_read() -> None:
         {},
         {"t": "text without tokens"},
         {"t": "text", "i": "one two"},
+        {"t": "text", "i": "1\t[[[1]]]"},
+        {"t": "text", "i": "1\t[[]]"},
+        {"t": "text", "i": "1\t[[[1,2,3]]]"},
+        {"t": "text", "i": "1\tnull"},
         {"k": "started", "a": "1"},
         {"k": "completed", "n": "3", "u": "4", "f": "stop"},
         {"k": "cancelled", "o": "0", "p": "yesterday"},

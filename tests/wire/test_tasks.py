@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sibyl.core.cursor import Cursor
 from sibyl.core.state import State
 from sibyl.core.task import LOCAL_OWNER, Message, SamplingParams, Task, TaskId, TaskSpec
+from sibyl.wire.gbnf import GRAMMAR_CHARS
 from sibyl.wire.tasks import (
     MAX_TOKENS,
     QUESTION_CHARS,
@@ -73,6 +74,40 @@ def test_limits_are_within_what_is_allowed(sampling: dict[str, Any]) -> None:
         {"stop": tuple(sampling["stop"])} if "stop" in sampling else {}
     )
     assert params.max_tokens is None or isinstance(params.max_tokens, int)
+
+
+def test_a_question_may_ask_for_logprobs_and_bind_its_answer() -> None:
+    """A schema goes on as text, in the order in which it was written."""
+    schema = {"type": "object", "properties": {"b": {"type": "null"}, "a": {"enum": ["é"]}}}
+    asked = QuestionBody.model_validate({"question": "x", "sampling": {"logprobs": 3.0, "json_schema": schema}})
+    bound = QuestionBody.model_validate({"question": "x", "sampling": {"grammar": "root ::= .", "logprobs": 0}})
+
+    params = asked.spec(seed=1).sampling
+
+    assert params == SamplingParams(seed=1, logprobs=3, json_schema=params.json_schema)
+    assert params.json_schema == '{"type":"object","properties":{"b":{"type":"null"},"a":{"enum":["é"]}}}'
+    assert bound.spec(seed=1).sampling == SamplingParams(seed=1, logprobs=0, grammar="root ::= .")
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"logprobs": 21},
+        {"logprobs": -1},
+        {"logprobs": True},
+        {"grammar": ""},
+        {"grammar": "x" * (GRAMMAR_CHARS + 1)},
+        {"json_schema": True},
+        {"json_schema": "{}"},
+        {"grammar": "root ::= .", "json_schema": {}},
+    ],
+)
+def test_bindings_beyond_their_limits_are_refused(sampling: dict[str, Any]) -> None:
+    """A range, a length, a type, or both at once; and a fortune has none of them."""
+    with pytest.raises(ValidationError):
+        QuestionBody.model_validate({"question": "x", "sampling": sampling})
+    with pytest.raises(ValidationError):
+        FortuneBody.model_validate({"question": "x", "sampling": {"logprobs": 1}})
 
 
 @pytest.mark.parametrize("text", ["x", " x ", "。", "\x00x", "😀", "\u0301"])

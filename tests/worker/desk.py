@@ -24,6 +24,7 @@ class Desk:
 
     def __init__(self, redis_url: str, store: Store) -> None:
         self.redis_url = redis_url
+        self.store = store
         self.queue = TaskQueue(store)
         self.log = EventLog(store)
         self.views = TaskViews(store)

@@ -2,11 +2,13 @@
 
 import pytest
 
+from sibyl.bridge.abort import Abort
 from sibyl.core.errors import LeaseLost, TaskCancelled
 from sibyl.core.event import Output
 from sibyl.core.fold import Fold
 from sibyl.core.state import State
 from sibyl.core.task import TaskId, Usage
+from sibyl.store.commit import Commits
 from sibyl.worker.answer import Answer
 from tests.topology import redis_with, shard_at
 from tests.worker.desk import Desk
@@ -19,7 +21,7 @@ async def begin(desk: Desk) -> tuple[TaskId, Answer]:
     task_id = await desk.ask("x")
     claim = await desk.queue.claim(nonce="n:1", model="m", lease_s=30, max_attempts=5, floor=0)
     assert claim is not None
-    return task_id, Answer(desk.queue, desk.log, claim.lease, (), lease_s=30)
+    return task_id, Answer(desk.queue, Commits(desk.store, lease_s=30), claim.lease, (), refused=Abort().request)
 
 
 def lose_newest(desk: Desk, task_id: TaskId, kept: int) -> None:

@@ -1,17 +1,16 @@
 """What a handler may reach, made once per process; and who asks."""
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from sibyl.api.draining import Draining
 from sibyl.config import Settings
 from sibyl.core.errors import TooManyFollowers
-from sibyl.core.task import LOCAL_OWNER, Owner
+from sibyl.core.task import LOCAL_OWNER, Owner, TaskId
 from sibyl.store.connection import Store
 from sibyl.store.counting import PromptCounting
+from sibyl.store.feed import Feed
 from sibyl.store.queue import Limits, TaskQueue
 from sibyl.store.tail import Tail
 from sibyl.store.tasks import TaskViews
@@ -35,29 +34,32 @@ class Context:
             deadline_s=settings.deadline_s,
             retention_s=settings.retention_s,
         )
-        self.draining = asyncio.Event()  #: set: event streams are cut, for their followers to go elsewhere
+        self.draining = Draining()  #: set: event streams are cut, for their followers to go elsewhere
         self.followers = 0  #: open event streams
 
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Count a follower while the block runs. Raises TooManyFollowers at the limit."""
+    def join(self, task_id: TaskId) -> Feed:
+        """Take a follower's place, which ``leave`` gives back. Raises TooManyFollowers at the limit."""
         if self.followers >= self.settings.followers:
             raise TooManyFollowers()
+        feed = self.tail.join(task_id)
         self.followers += 1
-        try:
-            yield
-        finally:
-            self.followers -= 1
+        return feed
+
+    def leave(self, feed: Feed) -> None:
+        """Give a follower's place back."""
+        self.followers -= 1
+        self.tail.leave(feed)
 
 
-def context(request: Request) -> Context:
+# Both are coroutines though they wait for nothing: FastAPI calls functions in a thread, for each request anew.
+async def context(request: Request) -> Context:
     """Return the process' parts."""
     found = request.app.state.context
     assert isinstance(found, Context)
     return found
 
 
-def owner() -> Owner:
+async def owner() -> Owner:
     """Return who asks: everybody is one owner until API keys exist."""
     return LOCAL_OWNER
 

@@ -1,6 +1,7 @@
 """The API's process: settings, logging, socket, store, server, signals, and an exit code."""
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -24,6 +25,9 @@ REQUESTS_S = 5  # requests under way may take so long after the drain began
 BACKLOG = 2048
 # Longer than clients keep an idle connection: else both end it in the same moment, and a request is lost on it.
 KEEP_ALIVE_S = 75
+# A log that is replayed is tens of thousands of objects that live for some milliseconds and are no garbage. By default
+# the collector looks through all of them again and again.
+COLLECT_AFTER = 5_000
 
 
 def run(settings: Settings, *, fd: int | None = None) -> None:
@@ -79,6 +83,9 @@ async def _serve(settings: Settings, redis_url: str, config: uvicorn.Config, lis
     server = _Server(config, app.state.context)
     host, port = listening.getsockname()[:2]
     facts = {"action": "api_ready", "store": found}
+    gc.collect()
+    gc.freeze()  # what is here now stays
+    gc.set_threshold(COLLECT_AFTER)
     logger.info("API listens on http://%s:%d/", f"[{host}]" if ":" in host else host, port, extra=facts)
     await server.serve(sockets=[listening])
     logger.info("API ended", extra={"action": "api_ended"})

@@ -1,6 +1,7 @@
 """Tasks: look, follow, cancel, erase, list."""
 
-from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -70,7 +71,8 @@ async def list_tasks(
     """Return your tasks, newest first."""
     place = None if before is None else TaskId(before)
     tasks, next_before = await context.views.tasks(owner, limit=limit, state=state, before=place)
-    return {"tasks": [shown(task) for task in tasks], "next_before": next_before}
+    # Logprobs are many times the size of the text; who wants them asks for the one task.
+    return {"tasks": [shown(replace(task, logprobs=())) for task in tasks], "next_before": next_before}
 
 
 @router.get("/{task_id}", response_model=TaskBody, response_model_exclude_unset=True, responses=_ABSENT)
@@ -100,22 +102,26 @@ async def task_events(
     cursor = Cursor.parse(last_event_id) if last_event_id else asked
     identity = TaskId(task_id)
     await context.views.require_owner(identity, owner)
-    with ExitStack() as stack:
-        stack.enter_context(context.following())
-        feed = stack.enter_context(context.tail.feed(identity))
+    feed = context.join(identity)
+    stream: EventStream | None = None
+    try:
         await context.tail.load(feed)
         if feed.forgotten:
             raise TaskForgotten()
         if at_end(feed, cursor):
             return Response(status_code=204)
-        return EventStream(
+        stream = EventStream(
             feed,
             cursor,
             draining=context.draining,
             keep_alive_s=context.settings.keep_alive_s,
             send_timeout_s=context.settings.send_timeout_s,
-            release=stack.pop_all().close,
+            release=partial(context.leave, feed),
         )
+        return stream
+    finally:
+        if stream is None:
+            context.leave(feed)
 
 
 @router.post(

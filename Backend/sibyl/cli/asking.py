@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -56,6 +56,11 @@ _watching = _options(
 @click.option("--system", metavar="TEXT", help="What the model is to be.")
 @_sampling
 @click.option("--seed", type=int, metavar="N", help="The same seed draws the same tokens.")
+@click.option("--logprobs", type=int, metavar="N", help="Print a line a token: how likely it was, and N likeliest.")
+@click.option("--json-schema", type=click.File(encoding="utf-8"), metavar="FILE", help="Answer in JSON of this schema.")
+@click.option(
+    "--grammar", type=click.File(encoding="utf-8"), metavar="FILE", help="Answer a text of this GBNF grammar."
+)
 @click.option("--priority", type=click.IntRange(0, 9), metavar="0-9", help="Larger runs sooner; 5 by default.")
 @click.option(
     "--deadline", "deadline_s", type=click.FloatRange(1), metavar="SECONDS", help="Expire if not done by then."
@@ -70,6 +75,8 @@ def ask(
     priority: int | None,
     deadline_s: float | None,
     stop: tuple[str, ...],
+    json_schema: TextIO | None,
+    grammar: TextIO | None,
     **sampling: Any,
 ) -> None:
     """Ask QUESTION and watch the answer grow; - reads it from standard input.
@@ -83,9 +90,12 @@ def ask(
       sibyl ask --max-tokens 50 --temperature 0 "What is luck?"
       sibyl ask - < letter.txt > answer.txt
       sibyl ask --json "What is luck?" | jq -j 'select(.type == "llm_streaming").token'
+      sibyl ask --json-schema omen.json "What is luck?" | jq .
       task=$(sibyl ask --detach "What is luck?"); sibyl follow $task
     """
-    text, params = _read_question(question), SamplingParams(stop=stop, **sampling)
+    text = _read_question(question)
+    sampling |= {"json_schema": _read_file(json_schema), "grammar": _read_file(grammar)}
+    params = SamplingParams(stop=stop, **sampling)
 
     async def submit(client: "AsyncClient") -> "Task":
         return await client.ask(text, system=system, sampling=params, priority=priority, deadline_s=deadline_s)
@@ -204,6 +214,13 @@ def _run(watch: Callable[["Terminal"], Awaitable[int]]) -> None:
         sys.exit(PIPE_CLOSED)
     finally:
         terminal.status("")
+
+
+def _read_file(file: TextIO | None) -> str | None:
+    try:
+        return None if file is None else file.read()
+    except UnicodeError:
+        raise click.UsageError(f"{file.name if file else 'The file'} is not valid UTF-8.") from None
 
 
 def _read_question(question: str) -> str:

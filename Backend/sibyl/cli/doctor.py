@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import click
@@ -66,7 +67,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
 
 def look(settings: Settings) -> Iterator[Finding]:
     """Yield what is found, one by one."""
-    checks: list[Callable[[Settings], Finding]] = [_redis, _data, _model, _engine, _port, _page, _node, _browser]
+    checks: list[Callable[[Settings], Finding]] = [_redis, _data, _model, _engine, _gpu, _port, _page, _node, _browser]
     for check in checks:
         yield check(settings)
 
@@ -133,14 +134,43 @@ def _model(settings: Settings) -> Finding:
 def _engine(settings: Settings) -> Finding:
     if settings.engine != "llama":
         return Finding(name="engine", ok=True, text=settings.engine)
-    # In a process of its own: a wrong build may crash the one that imports it. -P: not what lies in this folder.
-    probe = "import llama_cpp; print(llama_cpp.__version__)"
-    version, why = _output(sys.executable, "-P", "-c", probe)
-    if version:
-        return Finding(name="engine", ok=True, text=f"llama-cpp-python {version}")
+    build, why = _build()
+    if build is None:
+        text = f"llama-cpp-python does not import ({why}): pip install llama-cpp-python"
+        return Finding(name="engine", ok=False, text=text)
     return Finding(
-        name="engine", ok=False, text=f"llama-cpp-python does not import ({why}): pip install llama-cpp-python"
+        name="engine", ok=True, text=f"llama-cpp-python {build['version']}; CPU: {' '.join(build['features'])}"
     )
+
+
+def _gpu(settings: Settings) -> Finding:
+    build, _ = (None, "") if settings.engine != "llama" else _build()
+    if build is None:
+        return Finding(name="gpu", ok=False, text=f"not looked for with the engine {settings.engine}", needed=False)
+    vain = f"; --gpu-layers {settings.gpu_layers} has no effect" if settings.gpu_layers else ""
+    if not build["offloads"]:
+        how = f'llama.cpp was built for the CPU alone{vain}. Build it anew: CMAKE_ARGS="-DGGML_CUDA=on" make setup'
+        return Finding(name="gpu", ok=False, text=how, needed=False)
+    gpus = [
+        f"{gpu['name']}: {gpu['description']}, {gpu['free_bytes'] / 1e9:.1f} of {gpu['total_bytes'] / 1e9:.1f} GB free"
+        for gpu in build["gpus"]
+    ]
+    if not gpus:
+        return Finding(name="gpu", ok=False, text=f"llama.cpp could use one, but finds none here{vain}", needed=False)
+    unused = "" if settings.gpu_layers else "; --gpu-layers -1 puts the model there"
+    return Finding(name="gpu", ok=True, text="; ".join(gpus) + unused, needed=False)
+
+
+@cache
+def _build() -> tuple[dict[str, Any] | None, str]:
+    """Return what llama.cpp was built with, or None and why that cannot be told."""
+    # In a process of its own: a wrong build may crash the one that imports it. -P: not what lies in this folder.
+    probe = (
+        "import dataclasses, json; from sibyl.engines.llama_build import installed_build;"
+        " print(json.dumps(dataclasses.asdict(installed_build())))"
+    )
+    told, why = _output(sys.executable, "-P", "-c", probe)
+    return (json.loads(told), "") if told else (None, why)
 
 
 def _port(settings: Settings) -> Finding:

@@ -30,6 +30,8 @@ from sibyl.client import (
     SibylError,
     Started,
     Task,
+    TokenLogprob,
+    TokenLogprobs,
 )
 from sibyl.client.events import write_event
 
@@ -83,7 +85,10 @@ class Screen:
                 self._attempt = event.attempt
                 terminal.status("started")
             case Output():
-                terminal.write(event.token)
+                for token in event.logprobs:
+                    terminal.write(_line(token))
+                if not event.logprobs:
+                    terminal.write(event.token)
                 self._shown.append(event.token)
             case Reset():
                 self._reset(event.text)
@@ -119,6 +124,16 @@ class Screen:
         self._terminal.finish_line()
         self._terminal.note("a part of the answer was lost and is void; the answer so far, again:")
         self._terminal.write(text)
+
+
+def _line(token: TokenLogprobs) -> str:
+    """Return a token and its rivals on one line, each with its logarithmic probability."""
+    likeliest = "".join(f"  {_quoted(other)} {other.logprob:.3f}" for other in token.likeliest)
+    return f"{_quoted(token.chosen):<20} {token.chosen.logprob:8.3f} {likeliest}".rstrip() + "\n"
+
+
+def _quoted(token: TokenLogprob) -> str:
+    return json.dumps(token.piece.decode("utf-8", "replace"), ensure_ascii=False)
 
 
 async def follow_task(url: str, task_id: str, terminal: Terminal, *, after: str | None, as_json: bool) -> int:

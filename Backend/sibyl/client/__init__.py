@@ -21,6 +21,7 @@ from sibyl.client.events import (
 from sibyl.client.reconnect import Pause
 from sibyl.client.tasks import Poem, Task, TaskPage
 from sibyl.core.errors import SibylError
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.core.state import State
 from sibyl.core.task import Message, SamplingParams, TaskError, Usage
 
@@ -51,6 +52,8 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskPage",
+    "TokenLogprob",
+    "TokenLogprobs",
     "UnexpectedReply",
     "Usage",
 ]

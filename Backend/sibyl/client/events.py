@@ -6,12 +6,14 @@ miss them and loses nothing but a `Reset`, which the server then says again.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from sibyl.client.errors import UnexpectedReply
-from sibyl.client.tasks import optional, read_object, read_usage, required
+from sibyl.client.tasks import optional, read_logprobs, read_object, read_usage, required
+from sibyl.core.logprobs import TokenLogprobs
 from sibyl.core.task import Usage
+from sibyl.wire.logprobs import shown_logprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Output(_Event):
 
     token: str  #: the new text, maybe of several tokens
     index: int  #: 0, 1, 2 and so on
+    logprobs: tuple[TokenLogprobs, ...] = ()  #: one for each token, if they were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +129,10 @@ _READ: Mapping[str, _Read] = {
         cursor=cursor, attempt=required(data, "attempt", int), model=optional(data, "model", str)
     ),
     "llm_streaming": lambda data, cursor: Output(
-        cursor=cursor, token=required(data, "token", str), index=required(data, "index", int)
+        cursor=cursor,
+        token=required(data, "token", str),
+        index=required(data, "index", int),
+        logprobs=read_logprobs(data.get("logprobs")),
     ),
     "completed": lambda data, cursor: Completed(
         cursor=cursor,
@@ -169,9 +175,10 @@ def read_event(data: str, cursor: str | None) -> ClientEvent | None:
 def write_event(event: ClientEvent) -> dict[str, object]:
     """Return the event as the wire has it, with its cursor as ``id`` in front when it has one."""
     place: dict[str, object] = {} if event.cursor is None else {"id": event.cursor}
-    names = [field.name for field in fields(event) if field.name != "cursor"]
-    values = asdict(event)
-    return place | {"type": event.type} | {_WIRE_NAMES.get(name, name): values[name] for name in names}
+    values = {name: value for name, value in asdict(event).items() if name not in ("cursor", "logprobs")}
+    if isinstance(event, Output) and event.logprobs:
+        values["logprobs"] = shown_logprobs(event.logprobs)
+    return place | {"type": event.type} | {_WIRE_NAMES.get(name, name): value for name, value in values.items()}
 
 
 _WIRE_NAMES: Mapping[str, str] = {"kept": "from"}  # "from" is no name in Python

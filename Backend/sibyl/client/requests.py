@@ -133,4 +133,9 @@ def _sampling(sampling: SamplingParams | None) -> dict[str, object]:
     given = {} if sampling is None else {name: value for name, value in asdict(sampling).items() if value is not None}
     if not given.get("stop"):
         given.pop("stop", None)
+    if "json_schema" in given:
+        try:
+            given["json_schema"] = json.loads(str(given["json_schema"]))
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest("The JSON schema is no JSON.") from error
     return {"sampling": given} if given else {}

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from sibyl.client.errors import UnexpectedReply
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.core.state import State
 from sibyl.core.task import TaskError, Usage
 
@@ -34,6 +35,7 @@ class Task:
     attempt: int  #: attempts begun
     model: str | None  #: None while it never ran
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()  #: of the tokens of ``text``, if they were asked for
     finish_reason: str | None  #: "stop", "length", "cancelled", "error"; None while it is not finished
     usage: Usage | None
     error: TaskError | None  #: why it failed
@@ -70,6 +72,7 @@ def read_task(body: object) -> Task:
             attempt=optional(fields, "attempt", int) or 0,
             model=optional(fields, "model", str),
             text=required(fields, "text", str),
+            logprobs=read_logprobs(fields.get("logprobs")),
             finish_reason=optional(fields, "finish_reason", str),
             usage=None if usage is None else read_usage(usage),
             error=None if error is None else _read_error(error),
@@ -102,6 +105,30 @@ def read_usage(value: object) -> Usage:
         prompt_tokens=required(fields, "prompt_tokens", int),
         completion_tokens=required(fields, "completion_tokens", int),
     )
+
+
+def read_logprobs(value: object) -> tuple[TokenLogprobs, ...]:
+    """Return the logprobs in a JSON value, none for null, or raise UnexpectedReply."""
+    return tuple(
+        TokenLogprobs(
+            chosen=_read_logprob(place),
+            likeliest=tuple(map(_read_logprob, required(read_object(place), "top_logprobs", list))),
+        )
+        for place in (required({"logprobs": value}, "logprobs", list) if value is not None else ())
+    )
+
+
+def _read_logprob(value: object) -> TokenLogprob:
+    fields = read_object(value)
+    logprob = fields.get("logprob")
+    try:
+        return TokenLogprob(
+            token_id=optional(fields, "id", int),
+            piece=bytes(required(fields, "bytes", list)),
+            logprob=float(logprob) if type(logprob) is int else required(fields, "logprob", float),
+        )
+    except (TypeError, ValueError) as fault:  # numbers that are no bytes
+        raise UnexpectedReply() from fault
 
 
 def _read_error(value: object) -> TaskError:

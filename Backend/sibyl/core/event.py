@@ -7,6 +7,7 @@ Nothing else is ever logged; hints such as the queue position are not events.
 from dataclasses import dataclass
 
 from sibyl.core.cursor import START, Cursor
+from sibyl.core.logprobs import TokenLogprobs
 from sibyl.core.task import FinishReason, Usage
 
 
@@ -31,6 +32,7 @@ class Output:
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()  #: one for each token when they were asked for, else none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

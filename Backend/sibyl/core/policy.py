@@ -34,7 +34,7 @@ def failure(error: Exception, *, kept: int) -> Failed:
 
 
 def merge_outputs(outputs: Sequence[Output]) -> list[Output]:
-    """Join neighbours, so that what gathered while the store was busy becomes few log entries. Text and tokens stay."""
+    """Join neighbours, so that what gathered while the store was busy becomes few log entries. All in them stays."""
     merged: list[Output] = []
     for start in range(0, len(outputs), MERGED_OUTPUTS):
         part = outputs[start : start + MERGED_OUTPUTS]
@@ -42,6 +42,7 @@ def merge_outputs(outputs: Sequence[Output]) -> list[Output]:
             Output(
                 text="".join(output.text for output in part),
                 token_ids=tuple(token_id for output in part for token_id in output.token_ids),
+                logprobs=tuple(logprobs for output in part for logprobs in output.logprobs),
             )
         )
     return merged

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 from sibyl.core.cursor import Cursor
+from sibyl.core.logprobs import TokenLogprobs
 from sibyl.core.state import State
 
 TaskId = NewType("TaskId", str)  # "<shard>.<32 hex digits>": 128 random bits, unguessable
@@ -40,6 +41,9 @@ class SamplingParams:
     min_p: float | None = None  #: drop tokens less likely than this share of the likeliest
     seed: int | None = None  #: None: drawn once when the task is accepted, so that a takeover draws the same
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these, which is never emitted
+    logprobs: int | None = None  #: how many likeliest tokens are told with each chosen one; None tells nothing
+    grammar: str | None = None  #: GBNF that the answer must keep; None: it is free
+    json_schema: str | None = None  #: JSON text of a schema that the answer must be valid under
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,7 @@ class Task:
     model: str | None  #: name of the model that runs it; None while it never ran
     text: str
     cursor: Cursor | None  #: the last event of its log
+    logprobs: tuple[TokenLogprobs, ...] = ()  #: one for each token of ``text``, when they were asked for
     finish_reason: FinishReason | None
     usage: Usage | None
     error: TaskError | None

@@ -10,7 +10,9 @@ from sibyl.core.event import Output
 from sibyl.core.task import Usage
 from sibyl.engines.answer import Answer
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
+from sibyl.engines.grammar import Grammar
 from sibyl.engines.llama_context import Context
+from sibyl.engines.logprobs import logprobs_of
 from sibyl.engines.sampler import Sampler
 from sibyl.engines.sampling import Sampling
 from sibyl.engines.sequence import Sequence
@@ -32,8 +34,12 @@ class Generation(Sequence):
         sampling: Sampling,
         limit: int,
         vocabulary: Vocabulary,
+        grammar: Grammar | None,
     ) -> None:
-        """Prepare it; ``answer`` holds what an earlier attempt wrote, ``limit`` is the most tokens of the whole."""
+        """Prepare it; ``answer`` holds what an earlier attempt wrote, ``limit`` is the most tokens of the whole.
+
+        ``grammar``: what the answer must keep to, after what is written of it; None when it is free.
+        """
         super().__init__(prompt, answer.token_ids, priority=request.priority)
         if answer.token_ids:
             self.exact_until = math.inf  # set anew when the first of them is computed
@@ -44,13 +50,16 @@ class Generation(Sequence):
         self._limit = limit
         self._vocabulary = vocabulary
         self._sampler = Sampler(sampling)
+        self._grammar = grammar
+        self._logprobs = sampling.logprobs
         self._reported = 0
         self._known_tokens = len(self.token_ids)
         self._ended = threading.Event()
         self._result: GenerationResult | None = None
         self._error: BaseException | None = None
-        if answer.ended or len(answer.token_ids) >= limit:
-            self._end("length" if len(answer.token_ids) >= limit and not answer.stopped else "stop")
+        if answer.ended or self._complete or len(answer.token_ids) >= limit:
+            cut = len(answer.token_ids) >= limit and not answer.stopped and not self._complete
+            self._end("length" if cut else "stop")
 
     @property
     def ended(self) -> bool:
@@ -79,20 +88,40 @@ class Generation(Sequence):
         except BaseException as error:  # the caller's own, whatever it is, or the model's for this row
             self.fail(error)
 
+    @property
+    def _complete(self) -> bool:
+        return self._grammar is not None and self._grammar.complete
+
     def _choose(self, context: Context, row: int) -> None:
         token_id = self._sampler.choose(context, row, len(self._answer.token_ids))
+        if self._grammar is not None:
+            token_id = self._fitting(token_id, self._grammar, context, row)
         if token_id in self._vocabulary.end_ids:
             self._emit(self._answer.flush())
             self._end("stop")
             return
-        self._emit(self._answer.push(token_id, self._vocabulary.pieces[token_id]))
+        pieces, told = self._vocabulary.pieces, None
+        if self._logprobs is not None:
+            told = logprobs_of(context.scores(row), token_id, self._logprobs, pieces)
+        self._emit(self._answer.push(token_id, pieces[token_id], told))
         self.abort.raise_if_requested()
         self.token_ids.append(token_id)
-        full = len(self._answer.token_ids) >= self._limit
+        whole = self._complete
+        full = whole or len(self._answer.token_ids) >= self._limit
         if full and not self._answer.stopped:
             self._emit(self._answer.flush())  # in what was held back there may be a stop string
         if full or self._answer.stopped:
-            self._end("stop" if self._answer.stopped else "length")
+            self._end("stop" if whole or self._answer.stopped else "length")
+
+    def _fitting(self, token_id: int, grammar: Grammar, context: Context, row: int) -> int:
+        """Return the token if the grammar allows it, else another one, and go on in the grammar."""
+        if not grammar.allows(token_id):
+            scores = context.scores(row)
+            token_ids = grammar.candidates(scores, self._sampler.candidates)
+            token_id = self._sampler.choose_among(token_ids, scores[token_ids], len(self._answer.token_ids))
+        if token_id not in self._vocabulary.end_ids:
+            grammar.accept(token_id)
+        return token_id
 
     def _emit(self, output: Output | None) -> None:
         if output is not None:

@@ -15,7 +15,7 @@ threads the same bits are not promised.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,10 @@ from sibyl.engines.calibration import calibrate as calibrated
 from sibyl.engines.cores import usable_cores
 from sibyl.engines.decode_thread import DecodeThread
 from sibyl.engines.generation import Generation
+from sibyl.engines.grammar import Grammars
 from sibyl.engines.kv_pool import KvPool
 from sibyl.engines.llama_context import ComputationAborted, Context, Part, PoolFull
-from sibyl.engines.llama_model import Model
+from sibyl.engines.llama_model import Model, SplitMode
 from sibyl.engines.places import Copy, Move
 from sibyl.engines.prompts import Prompts
 from sibyl.engines.row_costs import RowCosts
@@ -56,6 +57,9 @@ class LlamaEngine:
         pool_tokens: int | None = None,
         target_gap_ms: float = TARGET_GAP_MS,
         gpu_layers: int = 0,
+        split_mode: SplitMode = "layer",
+        main_gpu: int = 0,
+        tensor_split: Sequence[float] = (),
         calibrate: bool = True,
         calibration_folder: Path | None = None,
         on_death: Callable[[], None] = lambda: None,
@@ -71,7 +75,7 @@ class LlamaEngine:
             pool_tokens: all slots share room for so many tokens, at least one context; when it is full, the youngest
                 generation is put aside for a while. None, or room for all: each slot has its own, which is faster.
             target_gap_ms: how long running answers may pause for a chunk of somebody's prompt.
-            gpu_layers: layers to put on a GPU, -1 for all.
+            gpu_layers, split_mode, main_gpu, tensor_split: see ``Model``.
             calibrate: whether to measure what batches cost, and to shape them by that.
             calibration_folder: keeps what was measured for the next start; None keeps nothing.
             on_death: called when the decode thread is lost, through a fault or a computation that never returns.
@@ -80,7 +84,9 @@ class LlamaEngine:
         Raises:
             ModelUnusable: the file is missing, unreadable, damaged or no such model, or memory is short.
         """
-        self._model = Model(model_path, gpu_layers=gpu_layers)
+        self._model = Model(
+            model_path, gpu_layers=gpu_layers, split_mode=split_mode, main_gpu=main_gpu, tensor_split=tensor_split
+        )
         self._users = 0
         self._closed = False
         self._using_changed = threading.Lock()  # guards these two
@@ -90,6 +96,7 @@ class LlamaEngine:
             self._context_tokens = min(context_tokens or CONTEXT_TOKENS, trained or CONTEXT_TOKENS)
             self._prompts = Prompts(self._model, context_tokens=self._context_tokens)
             self._recommended = recommended_sampling(self._model.metadata)
+            self._grammars = Grammars(self._model.vocabulary.pieces, self._model.vocabulary.end_ids)
             choices = [threads] if threads else _thread_counts(usable_cores())
             pooled = pool_tokens is not None and pool_tokens < slots * self._context_tokens
             self._context = Context(
@@ -174,6 +181,9 @@ class LlamaEngine:
         answer = Answer((*sampling.stop, *self._prompts.stop))
         if request.stored:
             answer.restore(request.stored, vocabulary.piece, vocabulary.tokenize)
+        grammar = self._grammars.of(request.sampling)
+        if grammar is not None:
+            grammar.restore(answer.token_ids)
         return Generation(
             request,
             on_tokens,
@@ -182,6 +192,7 @@ class LlamaEngine:
             sampling=sampling,
             limit=min(sampling.max_tokens, self._context_tokens - len(prompt)),
             vocabulary=vocabulary,
+            grammar=grammar,
         )
 
     def _prepare(self) -> None:

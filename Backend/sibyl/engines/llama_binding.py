@@ -85,12 +85,23 @@ piece = _function(_quick, "llama_token_to_piece", _int, _pointer, _int, _text, _
 chain_new = _function(_quick, "llama_sampler_chain_init", _pointer, native.llama_sampler_chain_params)
 chain_add = _function(_quick, "llama_sampler_chain_add", None, _pointer, _pointer)
 chain_remove = _function(_quick, "llama_sampler_chain_remove", _pointer, _pointer, _int)
+sampler_apply = _function(_quick, "llama_sampler_apply", None, _pointer, _pointer)
 sampler_free = _function(_quick, "llama_sampler_free", None, _pointer)
 top_k = _function(_quick, "llama_sampler_init_top_k", _pointer, _int)
 top_p = _function(_quick, "llama_sampler_init_top_p", _pointer, _float, ctypes.c_size_t)
 min_p = _function(_quick, "llama_sampler_init_min_p", _pointer, _float, ctypes.c_size_t)
 temperature = _function(_quick, "llama_sampler_init_temp", _pointer, _float)
 draw = _function(_quick, "llama_sampler_init_dist", _pointer, ctypes.c_uint32)
+
+supports_gpu_offload = _function(_slow, "llama_supports_gpu_offload", _bool)
+max_devices = _function(_quick, "llama_max_devices", ctypes.c_size_t)
+system_info = _function(_slow, "llama_print_system_info", _text)
+device_count = _function(_slow, "ggml_backend_dev_count", ctypes.c_size_t)
+device = _function(_slow, "ggml_backend_dev_get", _pointer, ctypes.c_size_t)
+device_name = _function(_slow, "ggml_backend_dev_name", _text, _pointer)
+device_description = _function(_slow, "ggml_backend_dev_description", _text, _pointer)
+device_type = _function(_slow, "ggml_backend_dev_type", ctypes.c_int, _pointer)
+device_memory = _function(_slow, "ggml_backend_dev_memory", None, _pointer, _pointer, _pointer)
 
 load_lock = threading.Lock()  # one load at a time, so that the complaints below are its own
 complaints: list[str] = []

@@ -1,27 +1,62 @@
 """The weights of one GGUF file: loading them, and saying in a person's words why they cannot be."""
 
 import ctypes
+import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from sibyl.core.errors import EngineError, ModelUnusable
 from sibyl.engines import llama_binding as llama
 from sibyl.engines.vocabulary import Vocabulary
 
+logger = logging.getLogger(__name__)
+
+SplitMode = Literal["layer", "row", "none"]
+_SPLIT_MODES: Mapping[SplitMode, int] = {
+    "none": llama.native.LLAMA_SPLIT_MODE_NONE,
+    "layer": llama.native.LLAMA_SPLIT_MODE_LAYER,
+    "row": llama.native.LLAMA_SPLIT_MODE_ROW,
+}
+
 
 class Model:
     """The weights and the vocabulary of one GGUF file. Close its contexts before it."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = 0) -> None:
-        """Load ``path``, with ``gpu_layers`` of its layers on a GPU, -1 for all.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        split_mode: SplitMode = "layer",
+        main_gpu: int = 0,
+        tensor_split: Sequence[float] = (),
+    ) -> None:
+        """Load ``path``.
+
+        Args:
+            gpu_layers: layers to put on GPUs, -1 for all.
+            split_mode: how several GPUs share them: by layers, by rows, or none: all on ``main_gpu``.
+            tensor_split: the share of each GPU, in any unit; none: by their free memory.
 
         Raises:
-            ModelUnusable: it is missing, unreadable, damaged, or no model that answers questions.
+            ModelUnusable: it is missing, unreadable, damaged, or no model that answers questions; or there is no such
+                GPU.
         """
         _check_readable(path)
         params = llama.native.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.split_mode = _SPLIT_MODES[split_mode]
+        params.main_gpu = main_gpu
+        shares = _shares(tensor_split)  # read while the model is loaded
+        params.tensor_split = shares
+        if gpu_layers and not llama.supports_gpu_offload():
+            logger.warning(
+                "This llama.cpp was built without a GPU: all layers stay on the CPU. See sibyl doctor.",
+                extra={"action": "no_gpu", "gpu_layers": gpu_layers},
+            )
         with llama.load_lock:
             llama.complaints.clear()
             self._pointer = llama.model_load(os.fsencode(path), params)
@@ -70,6 +105,16 @@ class Model:
         if not self._pointer:
             raise EngineError("The model is closed.")
         return int(self._pointer)
+
+
+def _shares(tensor_split: Sequence[float]) -> ctypes.Array[ctypes.c_float] | None:
+    """Return the shares as llama.cpp reads them: as many as it can have devices, whatever there are."""
+    if not tensor_split:
+        return None
+    most = int(llama.max_devices())
+    if len(tensor_split) > most:
+        raise ModelUnusable(f"tensor_split has {len(tensor_split)} shares; llama.cpp knows {most} GPUs at most.")
+    return (ctypes.c_float * most)(*tensor_split)
 
 
 def _check_readable(path: Path) -> None:

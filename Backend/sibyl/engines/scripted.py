@@ -23,10 +23,12 @@ from dataclasses import dataclass
 
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import EngineError, InvalidRequest, PromptTooLong
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.core.task import Message, SamplingParams, Usage
 from sibyl.engines.answer import Answer
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
 from sibyl.engines.beat import Beat
+from sibyl.wire.constraint import is_constrained
 
 WORDS = (
     "a the river mountain moon wind door lamp road garden bridge stone cloud harbour winter spring bird root mirror"
@@ -96,6 +98,8 @@ class ScriptedEngine:
     def generate(self, request: GenerationRequest, on_tokens: OnTokens) -> GenerationResult:
         """Emit the answer, one token an output; see ``Engine.generate``."""
         request.abort.raise_if_requested()
+        if is_constrained(request.sampling):
+            raise InvalidRequest("The scripted engine keeps to no grammar and no schema. Use --engine llama.")
         script = self._read(request.messages)
         prompt_tokens = self.count_prompt_tokens(request.messages)
         limit, natural = self._lengths(script, request.sampling, prompt_tokens)
@@ -117,7 +121,8 @@ class ScriptedEngine:
                 os.abort()
             request.abort.raise_if_requested()
             token_id, word = recital.token(written)
-            if output := answer.push(token_id, word.encode("utf-8", "replace")):
+            told = None if request.sampling.logprobs is None else recital.logprobs(written, request.sampling.logprobs)
+            if output := answer.push(token_id, word.encode("utf-8", "replace"), told):
                 on_tokens(output)
             return True
 
@@ -217,6 +222,16 @@ class _Recital:
         digest = hashlib.blake2b(self._state + position.to_bytes(8, "big"), digest_size=4).digest()
         number = int.from_bytes(digest, "big") % len(WORDS)
         return number, WORDS[number] if position == 0 else " " + WORDS[number]
+
+    def logprobs(self, position: int, count: int) -> TokenLogprobs:
+        """Return made-up ones: the word has a probability of one half, and each next word half of the one before."""
+        number, word = self.token(position)
+        words = [(number, word), *((other, " " + WORDS[other]) for other in range(len(WORDS)) if other != number)]
+        likeliest = tuple(
+            TokenLogprob(token_id=other, piece=text.encode("utf-8", "replace"), logprob=round(-0.6931 * (place + 1), 4))
+            for place, (other, text) in enumerate(words[: max(1, count)])
+        )
+        return TokenLogprobs(chosen=likeliest[0], likeliest=likeliest[:count])
 
     def piece(self, position: int, token_id: int) -> bytes | None:
         """Return the bytes of the word at ``position`` if it has this id."""

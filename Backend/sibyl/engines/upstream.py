@@ -7,6 +7,7 @@ The contract is that of a model in this process, with the limits that the wire h
   llama-server continues such a message by itself). A server that knows neither begins a new sentence at best, and one
   that refuses unknown fields refuses to resume. Space at the end of the stored text may be lost in the server's
   template, a stop string that spans the cut is not seen, and the tokens already spent of ``max_tokens`` are estimated.
+- An answer that is bound by a grammar or a schema cannot be resumed: the server would begin it anew.
 - ``top_k`` and ``min_p``, which OpenAI's own servers refuse, are sent only if the client set them.
 
 Each generation has its own connection, because that is what stops it: a request to stop shuts its socket down, also
@@ -28,9 +29,11 @@ import httpx
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import EngineError, ModelUnusable, PromptTooLong, SibylError, UpstreamError
 from sibyl.core.event import Output
+from sibyl.core.logprobs import TokenLogprobs
 from sibyl.core.task import Message, Usage
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
 from sibyl.engines.sampling import DEFAULT_MAX_TOKENS
+from sibyl.engines.upstream_binding import Watch, binding_fields, read_logprobs, refuse_to_resume
 from sibyl.wire.sse import FrameTooLarge, Parser
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class _Progress:
     finish_reason: str | None = None
     usage: Usage | None = None
     done: bool = False
+    logprobs: tuple[TokenLogprobs, ...] = ()  #: of tokens whose text has not come yet
 
 
 class UpstreamEngine:
@@ -152,11 +156,18 @@ class UpstreamEngine:
             EngineError: the server refused the request.
         """
         request.abort.raise_if_requested()
-        line = _Line()
+        if request.stored:
+            refuse_to_resume(request.sampling)
+        line, watch = _Line(), Watch(request.sampling)
         progress = _Progress()
+
+        def emit(output: Output) -> None:
+            watch.read(output.text)
+            on_tokens(output)
+
         with request.abort.hook(line.cut):
             try:
-                self._exchange(request, line, progress, on_tokens)
+                self._exchange(request, line, progress, emit)
             except httpx.HTTPError as error:
                 request.abort.raise_if_requested()
                 if progress.finish_reason is None:
@@ -171,6 +182,8 @@ class UpstreamEngine:
         if progress.finish_reason not in (None, "stop", "length"):
             raise UpstreamError(f"The upstream ended the answer: {progress.finish_reason[:MESSAGE_LIMIT]}.")
         finish_reason: Literal["stop", "length"] = "length" if progress.finish_reason == "length" else "stop"
+        if finish_reason == "stop":
+            watch.end()
         usage = progress.usage or Usage(prompt_tokens=0, completion_tokens=progress.pieces)
         spent = _spent(request)  # the server read it as part of the prompt
         return GenerationResult(
@@ -232,6 +245,7 @@ class UpstreamEngine:
                 body[name] = value
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        body |= binding_fields(sampling)
         if request.stored:
             text = "".join(output.text for output in request.stored)
             body["messages"].append({"role": "assistant", "content": text})
@@ -247,7 +261,8 @@ class UpstreamEngine:
                     progress.done = True
                     return
                 if text := _take(frame.data, progress):
-                    on_tokens(Output(text=text))
+                    on_tokens(Output(text=text, logprobs=progress.logprobs))
+                    progress.logprobs = ()
 
 
 def _base(base_url: str) -> httpx.URL:
@@ -292,6 +307,7 @@ def _take(data: str, progress: _Progress) -> str:
         return ""
     if isinstance(reason := choices[0].get("finish_reason"), str):
         progress.finish_reason = reason
+    progress.logprobs += read_logprobs(choices[0])
     delta = choices[0].get("delta")
     text = delta.get("content") if isinstance(delta, dict) else None
     if not isinstance(text, str) or not text:

@@ -37,6 +37,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sibyl.core.errors import StoreFull, StoreUnavailable, StoreUnsuitable
 from sibyl.core.policy import backoff_s
 from sibyl.store.address import Place, parse_address
+from sibyl.store.channel import Word as Word
 from sibyl.store.keys import SHARDS, Shard
 from sibyl.store.primaries import primaries_at
 from sibyl.store.scripts import Script
@@ -46,7 +47,6 @@ from sibyl.store.suitability import suitable
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Word = str | int | float
 Durability = Literal["fast", "safe", "ha"]
 StreamEntries = list[tuple[str, list[tuple[str, dict[str, str]]]]]
 """For each stream key, its entries: id and fields."""
@@ -100,12 +100,12 @@ class Store:
             StoreFull: Redis refused to write; the script has not run.
         """
 
-        async def once(redis: Redis) -> Any:
+        async def once(server: Server) -> Any:
             source = script.source
             try:
-                return await self._execute(redis, "EVALSHA", source.sha1, len(keys), *keys, *args)
+                return await self._execute(server, "EVALSHA", source.sha1, len(keys), *keys, *args)
             except NoScriptError:  # each server has its own
-                return await self._execute(redis, "EVAL", source.text, len(keys), *keys, *args)
+                return await self._execute(server, "EVAL", source.text, len(keys), *keys, *args)
 
         return await self._patiently(lambda: self._at(keys[0], once))
 
@@ -115,10 +115,16 @@ class Store:
         Its second word is the key that says where.
         """
         key = str(words[1]) if len(words) > 1 else ""
-        return await self._patiently(lambda: self._at(key, lambda redis: self._execute(redis, *words)))
+        return await self._patiently(lambda: self._at(key, lambda server: self._execute(server, *words)))
 
     async def batch(
-        self, shard: Shard, commands: Sequence[Sequence[Word]], *, atomic: bool = False, lasting: bool = False
+        self,
+        shard: Shard,
+        commands: Sequence[Sequence[Word]],
+        *,
+        atomic: bool = False,
+        lasting: bool = False,
+        parsed: bool = True,
     ) -> list[Any]:
         """Run commands that only read, all on one shard, in one round trip; return their replies, as in ``run``.
 
@@ -126,29 +132,42 @@ class Store:
             atomic: nothing changes between them.
             lasting: with durability ``ha``, return only what a replica has as well, and so what the loss of the
                 primary takes back no more. In other modes it means nothing.
+            parsed: replies have the shape that redis-py gives them elsewhere; else they are as Redis sends them.
 
         Raises:
             StoreUnavailable: Redis stayed out of reach, or no replica confirmed.
         """
 
-        async def once(redis: Redis) -> list[Any]:
+        async def once(server: Server) -> list[Any]:
             begin, end = ([["MULTI"]], [["EXEC"]]) if atomic else ([], [])
-            # The proof has to go the same way, right behind: another connection may lead to another server, or to this
-            # one after a restart in which it lost what was read. Whoever has the marker has all that was before it.
-            proof: list[list[Word]] = (
-                [["SET", shard.marker, ""], ["WAIT", 1, _REPLICA_MS]] if self._ha and lasting else []
-            )
-            async with redis.pipeline(transaction=False) as pipe:
-                pipe.response_callbacks = {}  # they would choke on QUEUED
-                for words in (*begin, *commands, *end, *proof):
-                    pipe.execute_command(*words)
-                replies = await pipe.execute()
-            if proof and replies[-1] < 1:
-                raise ResponseError("NOREPLICAS No replica has confirmed the newest writes.")
+            if self._ha and lasting:
+                replies = await self._proven(server, [*begin, *commands, *end], shard)
+            else:
+                replies = await server.ask(*begin, *commands, *end)
+            for reply in replies:
+                _raised(reply)
             answers = replies[len(commands) + 1] if atomic else replies[: len(commands)]
-            return [_parsed(redis, words, answer) for words, answer in zip(commands, answers, strict=True)]
+            if not parsed:
+                return [_raised(answer) for answer in answers]
+            return [_parsed(server.client, words, answer) for words, answer in zip(commands, answers, strict=True)]
 
         return await self._patiently(lambda: self._at(shard.marker, once))
+
+    async def _proven(self, server: Server, commands: Sequence[Sequence[Word]], shard: Shard) -> list[Any]:
+        """Run commands and return their replies once a replica has all that they have read.
+
+        The proof has to go the same way, right behind: another connection may lead to another server, or to this one
+        after a restart in which it lost what was read. Whoever has the marker has all that was before it. It blocks its
+        connection, so it does not go with the commands of others.
+        """
+        async with server.within(COMMAND_TIMEOUT_S), server.client.pipeline(transaction=False) as pipe:
+            pipe.response_callbacks = {}  # they would choke on QUEUED
+            for words in (*commands, ["SET", shard.marker, ""], ["WAIT", 1, _REPLICA_MS]):
+                pipe.execute_command(*words)
+            replies: list[Any] = await pipe.execute()
+        if replies[-1] < 1:
+            raise ResponseError("NOREPLICAS No replica has confirmed the newest writes.")
+        return replies
 
     async def require_lasting(self, shard: Shard, *keys: str) -> None:
         """Return once a replica has one of these keys as well; at once unless durability is ``ha``.
@@ -246,21 +265,16 @@ class Store:
         """Return the primary that has this key. Raises what redis-py and the network raise."""
         return await self._primaries.of(key_slot(key.encode()))
 
-    async def _at(self, key: str, command: Callable[[Redis], Awaitable[T]]) -> T:
-        server = await self.server_of(key)
-        async with server.within(COMMAND_TIMEOUT_S):
-            return await command(server.client)
+    async def _at(self, key: str, command: Callable[[Server], Awaitable[T]]) -> T:
+        return await command(await self.server_of(key))
 
-    async def _execute(self, redis: Redis, *words: Word) -> Any:
-        try:
-            return await redis.execute_command(*words)  # type: ignore[no-untyped-call]
-        except MovedError:
-            raise
-        except AskError as error:  # the slot is on its way to another node, and the key is there already
-            async with self._primaries.at(error.host, error.port).client.pipeline(transaction=False) as pipe:
-                pipe.execute_command("ASKING")
-                pipe.execute_command(*words)
-                return (await pipe.execute())[1]
+    async def _execute(self, server: Server, *words: Word) -> Any:
+        (reply,) = await server.ask(words)
+        # Not "moved", which is a kind of it: the slot is on its way to another node, and the key is there already.
+        if isinstance(reply, AskError) and not isinstance(reply, MovedError):
+            server = self._primaries.at(reply.host, reply.port)
+            _, reply = await server.ask(["ASKING"], words)
+        return _parsed(server.client, words, reply)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         give_up = time.monotonic() + self._patience_s
@@ -294,10 +308,16 @@ class Store:
 
 def _parsed(redis: Redis, words: Sequence[Word], reply: Any) -> Any:
     """A reply in the shape that redis-py gives it elsewhere."""
-    if isinstance(reply, RedisError):
-        raise reply
+    _raised(reply)
     parse = redis.response_callbacks.get(str(words[0]))
     return reply if parse is None else parse(reply)
+
+
+def _raised(reply: Any) -> Any:
+    """Return a reply, or raise the error that it is."""
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
 
 
 def because(error: StoreUnavailable) -> str:

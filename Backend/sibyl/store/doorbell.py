@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 from sibyl.core.errors import SibylError, StoreUnavailable
@@ -44,6 +45,7 @@ class Doorbell:
         self._reads = {shard.number: 0 for shard in store.shards}
         self._read_at = {shard.number: -math.inf for shard in store.shards}
         self.heard = asyncio.Event()  #: set once a read has returned on every shard
+        self._rung: deque[TaskId] = deque(maxlen=2)  # tasks that rang since somebody asked
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -54,6 +56,12 @@ class Doorbell:
     def silent_s(self) -> float:
         """How long no read has returned, on the shard where that is longest; infinite before the first."""
         return time.monotonic() - min(self._read_at.values())
+
+    def rung(self) -> TaskId | None:
+        """Return the task that rang since this was asked last, if it was one alone."""
+        rung = tuple(self._rung)
+        self._rung.clear()
+        return rung[0] if len(rung) == 1 else None
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -87,6 +95,8 @@ class Doorbell:
             for _, rings in reply:
                 for ring_id, ring in rings:
                     heard = ring_id
+                    if "work" in ring:
+                        self._rung.append(TaskId(ring["work"]))
                     if "cancel" in ring:
                         self._on_cancel(TaskId(ring["cancel"]))
                     if "count" in ring:

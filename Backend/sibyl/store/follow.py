@@ -1,12 +1,14 @@
 """Follow one answer from a cursor to its end: all that is stored, then what comes, in order, without gap or repeat."""
 
+import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from sibyl.core.cursor import START, Cursor
 from sibyl.core.event import Entry, Output
 from sibyl.core.fold import outputs_of
-from sibyl.store.tail import Feed
+from sibyl.store.feed import Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,74 +49,119 @@ def at_end(feed: Feed, after: Cursor) -> bool:
     return feed.fold.terminal and feed.fold.last == after
 
 
+class Follower:
+    """One reader's place in a feed. Nothing here waits: it is asked after each change."""
+
+    __slots__ = ("_feed", "_fold", "_foreign", "_lost", "_position", "_progress", "over", "taken")
+
+    def __init__(self, feed: Feed, after: Cursor) -> None:
+        """Begin after a cursor.
+
+        Args:
+            feed: loaded.
+            after: the last event that the reader has. One that the log does not hold leads to a ``Reset`` and the
+                whole log: it is foreign, or Redis lost it.
+        """
+        self._feed = feed
+        self._fold = feed.fold
+        self._foreign = False
+        self._lost: Cursor | None = None  # a mark without text that the reader has and the log has not
+        self._position: int | None = None
+        self._progress: tuple[int, int] | None = None
+        self.taken = 0  #: entries of the fold that it has
+        self.over = False  #: nothing follows what was taken
+        if after != START:
+            entries = feed.fold.entries
+            place = bisect_left(entries, after, key=lambda entry: entry.cursor)
+            self._foreign = place == len(entries) or entries[place].cursor != after
+            self.taken = 0 if self._foreign else place + 1
+
+    def rejoin(self) -> Reset | None:
+        """Find its place in the feed as it is now. What is returned comes before all else."""
+        fold = self._feed.fold
+        if fold is self._fold and self._lost is None and not self._foreign:
+            return None
+        reset: Reset | None = None
+        entries = fold.entries
+        if self._foreign:
+            self._foreign = False
+            reset = Reset(0, "", START)
+        if fold is not self._fold:
+            seen = self._fold.entries[: self.taken]
+            self._fold = fold
+            self.taken = _common(seen, entries)
+            if _has_text(seen[self.taken :]):
+                reset = _reset(entries[: self.taken])
+                self._lost = None
+            elif self.taken < len(seen):
+                self._lost = max(seen[-1].cursor, self._lost or START)
+        if self._lost is not None and self.taken < len(entries):
+            if entries[self.taken].cursor <= self._lost:
+                # The mark's author is gone, and the predecessor went on: ids never go back unsaid.
+                reset = _reset(entries[: self.taken])
+            self._lost = None
+        return reset
+
+    def hints(self) -> Sequence[Position | Progress | Forgotten]:
+        """Return what is to be said once all entries are taken, and notice the end."""
+        feed, terminal = self._feed, self._fold.terminal
+        if terminal or feed.forgotten:
+            self.over = True
+            return () if terminal else (Forgotten(),)  # after the end comes nothing, not even a hint
+        hints: list[Position | Progress | Forgotten] = []
+        if feed.position != self._position:
+            self._position = feed.position
+            if feed.position is not None:
+                hints.append(Position(feed.position))
+        if feed.progress != self._progress:
+            self._progress = feed.progress
+            if feed.progress is not None:
+                hints.append(Progress(*feed.progress))
+        return hints
+
+
 async def follow(feed: Feed, after: Cursor) -> AsyncIterator[Batch]:
     """Yield what came since the last time, as often as there is something, until a terminal event or ``Forgotten``.
 
     Args:
         feed: loaded.
-        after: the last event that the follower has. One that the log does not hold leads to a ``Reset`` and the
-            whole log: it is foreign, or Redis lost it.
+        after: as in ``Follower``.
 
     Raises:
         LogUnreadable: after what could be read of the log.
 
     Cancelling it stops nothing but itself.
     """
-    seen: list[Entry] = []
-    if after != START:
-        place = next((index for index, entry in enumerate(feed.fold.entries) if entry.cursor == after), None)
-        if place is None:
-            yield [Reset(0, "", START)]
-        else:
-            seen = feed.fold.entries[: place + 1]
-    fold = feed.fold
-    taken, last = len(seen), seen[-1].cursor if seen else START
-    position: int | None = None
-    progress: tuple[int, int] | None = None
-    while True:
-        # take the event, then look, then wait: a change between the last two is kept
-        changed = feed.changed()
-        batch: list[Entry | Hint] = []
-        reset: Reset | None = None
-        if feed.fold is not fold:
-            taken, reset = _rejoin(fold.entries[:taken], feed.fold.entries)
-            fold = feed.fold
-        if reset is None and taken < len(fold.entries) and fold.entries[taken].cursor <= last:
-            # A mark that the follower has is lost, and its author's predecessor went on: ids never go back unsaid.
-            reset = _reset(fold.entries[:taken])
-        if reset is not None:
-            batch.append(reset)
-            last = reset.cursor
-        batch += fold.entries[taken:]
-        last = fold.entries[-1].cursor if taken < len(fold.entries) else last
-        taken = len(fold.entries)
-        if feed.forgotten and not fold.terminal:
-            yield [*batch, Forgotten()]
-            return
-        if not fold.terminal:  # after the end comes nothing, not even a hint
-            if feed.position is not None and feed.position != position:
-                batch.append(Position(feed.position))
-            if feed.progress is not None and feed.progress != progress:
-                batch.append(Progress(*feed.progress))
-        position, progress = feed.position, feed.progress
-        if batch:
-            yield batch
-        if fold.terminal and taken == len(fold.entries):
-            return
-        if feed.fold is fold and taken == len(fold.entries):
-            if feed.unreadable is not None:
+    follower, changed = Follower(feed, after), asyncio.Event()
+    feed.listen(changed.set)
+    try:
+        while not follower.over:
+            changed.clear()
+            reset = follower.rejoin()
+            batch: list[Entry | Hint] = [] if reset is None else [reset]
+            batch += feed.fold.entries[follower.taken :]
+            follower.taken = len(feed.fold.entries)
+            batch += follower.hints()
+            if batch:
+                yield batch
+            elif feed.unreadable is not None:
                 raise feed.unreadable
-            await changed.wait()
+            elif not follower.over:
+                await changed.wait()
+    finally:
+        feed.unlisten(changed.set)
 
 
-def _rejoin(seen: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, Reset | None]:
-    """Return how many of the new entries the follower has, and a reset if it has text beside them."""
+def _common(seen: Sequence[Entry], entries: Sequence[Entry]) -> int:
+    """Return how many entries both begin with."""
     common = 0
     while common < len(seen) and common < len(entries) and seen[common] == entries[common]:
         common += 1
-    if any(isinstance(entry.event, Output) for entry in seen[common:]):
-        return common, _reset(entries[:common])
-    return common, None  # at most marks without text were lost; the follower's text is right
+    return common
+
+
+def _has_text(entries: Sequence[Entry]) -> bool:
+    return any(isinstance(entry.event, Output) for entry in entries)
 
 
 def _reset(kept: Sequence[Entry]) -> Reset:

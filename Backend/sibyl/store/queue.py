@@ -28,7 +28,7 @@ from sibyl.wire import record
 
 T = TypeVar("T")
 
-_CLAIM_CANDIDATES = 8  # looked at on each shard for one free slot; several workers may run for the same ones
+_SPARE_CANDIDATES = 7  # looked at on each shard beside those wanted; several workers may run for the same ones
 _REAP_CANDIDATES = 100  # of each kind, on each shard, at a time
 _ENDS = {
     "Completed": State.COMPLETED,
@@ -163,32 +163,66 @@ class TaskQueue:
     # ---- the worker's side
 
     async def claim(self, *, nonce: str, model: str, lease_s: float, max_attempts: int, floor: int) -> Claim | None:
-        """Take the next task, abandoned ones first, or return None when there is nothing to do.
+        """Take the next task, or return None when there is nothing to do. As ``claim_some``, for one."""
+        claims = await self.claim_some([nonce], model=model, lease_s=lease_s, max_attempts=max_attempts, floor=floor)
+        return claims[0] if claims else None
+
+    async def claim_some(
+        self,
+        nonces: Sequence[str],
+        *,
+        model: str,
+        lease_s: float,
+        max_attempts: int,
+        floor: int,
+        rung: TaskId | None = None,
+    ) -> list[Claim]:
+        """Take the next tasks, abandoned ones first, as many as there are nonces, or fewer if there is no more to do.
 
         Args:
-            nonce: unique to this call.
+            nonces: each unique to this call.
             floor: the highest epoch that this worker ever saw.
+            rung: for who knows that nothing else waits: this task alone, without a look, unless it cannot be had.
         """
+        left, claims, failures = list(nonces), list[Claim](), list[StoreUnavailable]()
         tried: set[TaskId] = set()
-        # Those that could not be had have ended or are another worker's, so the next look shows what is behind.
-        while candidates := [task_id for task_id in await self._claimable() if task_id not in tried]:
-            tried.update(candidates)
-            for task_id in candidates:
-                reply = await self._store.run(
+
+        async def take(task_ids: Sequence[TaskId]) -> None:
+            """Try these, in one round trip. A failure must not cost the claims that went well."""
+            tried.update(task_ids)
+            pairs = list(zip(task_ids, left, strict=False))
+            runs = (
+                self._store.run(
                     Script.CLAIM,
                     self._shard(task_id).whole(task_id),
                     *(task_id, nonce, round(lease_s * 1000), max_attempts, floor, model),
                 )
-                if reply[0] == "ok":
-                    _, epoch, stored, attempt, remaining_ms, spec = reply
-                    return Claim(
-                        lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
-                        spec=record.decode_spec(spec),
-                        attempt=int(attempt),
-                        stored=int(stored),
-                        remaining_s=int(remaining_ms) / 1000,
-                    )
-        return None
+                for task_id, nonce in pairs
+            )
+            for (task_id, nonce), reply in zip(pairs, await asyncio.gather(*runs, return_exceptions=True), strict=True):
+                if isinstance(reply, StoreUnavailable):
+                    failures.append(reply)
+                elif isinstance(reply, BaseException):
+                    raise reply
+                elif reply[0] == "ok":
+                    claims.append(_claim(task_id, nonce, reply))
+                    left.remove(nonce)
+
+        if rung is not None:
+            await take([rung])
+            if not left or claims:
+                return claims
+        # Those that could not be had have ended or are another worker's, so the next look shows what is behind.
+        while left and not failures:
+            candidates = [task_id for task_id in await self._claimable(len(left)) if task_id not in tried]
+            if not candidates:
+                break
+            while left and candidates and not failures:
+                part, candidates = candidates[: len(left)], candidates[len(left) :]
+                await take(part)
+        if failures and not claims:
+            raise failures[0]
+        return claims
 
     async def settle(self, lease: Lease, stored: int, end: Terminal) -> int | None:
         """End the task with ``end`` after ``stored`` outputs. Repeating it changes nothing.
@@ -259,9 +293,9 @@ class TaskQueue:
             raise failure
         return ended
 
-    async def _claimable(self) -> Sequence[TaskId]:
+    async def _claimable(self, most: int) -> Sequence[TaskId]:
         """What may be claimed, best first: the abandoned, then by priority, then by the place in the shard's queue."""
-        looks, failure = await _reachable([self._due(shard, _CLAIM_CANDIDATES) for shard in self._store.shards])
+        looks, failure = await _reachable([self._due(shard, most + _SPARE_CANDIDATES) for shard in self._store.shards])
         if failure is not None and not any(due.abandoned or due.waiting for due in looks):
             raise failure
         secrets.SystemRandom().shuffle(looks)  # so that among equals no shard is preferred
@@ -278,6 +312,17 @@ class TaskQueue:
         )
         bands = [int(band) for band in waiting[1::2]]
         return _Due(abandoned, list(zip(waiting[::2], bands, strict=True)), overdue)
+
+
+def _claim(task_id: TaskId, nonce: str, reply: Sequence[str]) -> Claim:
+    _, epoch, stored, attempt, remaining_ms, spec = reply
+    return Claim(
+        lease=Lease(task_id=task_id, epoch=int(epoch), nonce=nonce),
+        spec=record.decode_spec(spec),
+        attempt=int(attempt),
+        stored=int(stored),
+        remaining_s=int(remaining_ms) / 1000,
+    )
 
 
 @dataclass(frozen=True, slots=True)

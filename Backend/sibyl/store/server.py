@@ -5,7 +5,7 @@ does: a primary that was cut off, or whose machine stands still, answers nothing
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,8 +13,10 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+
+from sibyl.store.channel import Channel, Word, packed
 
 COMMAND_TIMEOUT_S = 5.0
 _CONNECTIONS = 64
@@ -37,6 +39,8 @@ class Server:
         pool = self.client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # does not connect; raises for what the URL should not name
         self._under_way: set[asyncio.Timeout] = set()
+        self._channel: Channel | None = None
+        self._opening = asyncio.Lock()
         self._left = False
 
     @asynccontextmanager
@@ -53,9 +57,44 @@ class Server:
             finally:
                 self._under_way.discard(limit)
 
+    async def ask(self, *commands: Sequence[Word]) -> list[Any]:
+        """Send commands one behind the other and return their replies; one that Redis refused is an exception.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the server is out of reach, or no primary. They may have run.
+        """
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            channel = await self.open_channel()
+        if not commands:
+            return []
+        asked = _Asked(len(commands))
+        for words in commands:
+            channel.ask(packed(words), asked.take)
+        return await asked.replies
+
+    async def open_channel(self) -> Channel:
+        """Return the connection for commands that do not block, opened if need be; it ends when the server is left.
+
+        Raises:
+            RedisError, OSError, TimeoutError: the server is out of reach, or no primary.
+        """
+        async with self.within(COMMAND_TIMEOUT_S), self._opening:
+            if self._channel is None or not self._channel.is_open:
+                pool = self.client.connection_pool
+                connection = pool.connection_class(**pool.connection_kwargs)
+                try:
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
+                self._channel = Channel(connection, limit_s=COMMAND_TIMEOUT_S)
+            return self._channel
+
     def leave(self) -> None:
         """End what is under way with TimeoutError, and refuse what comes."""
         self._left = True
+        self._close_channel()
         now = asyncio.get_running_loop().time()
         for limit in self._under_way:
             if not limit.expired():
@@ -63,8 +102,33 @@ class Server:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._close_channel()
         await self.client.aclose()
         await self.blocking.aclose()
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+
+class _Asked:
+    """The replies to some commands, as they come."""
+
+    def __init__(self, count: int) -> None:
+        self.replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._missing = count
+        self._taken: list[Any] = []
+
+    def take(self, reply: Any) -> None:
+        """Take the next one. The first that got lost is all that is told."""
+        self._taken.append(reply)
+        self._missing -= 1
+        if self.replies.done():
+            return  # who asked was cancelled, or has heard of the loss
+        if isinstance(reply, RedisConnectionError) and not isinstance(reply, BusyLoadingError):
+            self.replies.set_exception(reply)
+        elif not self._missing:
+            self.replies.set_result(self._taken)
 
 
 def _client(url: str, primary: bool, connections: int) -> Redis:

@@ -1,7 +1,8 @@
 """The tail of the logs that somebody follows: one blocking connection per process and shard, many followers.
 
 Each followed task has one ``Feed``: its log, folded, grown by the tail and shared by all followers of the task. A
-follower is only a position in the feed's entries, so a slow one costs nothing and delays nobody.
+follower is only a position in the feed's entries, so a slow one costs nothing and delays nobody. Those who join in the
+same moment share one load of the log and one ring.
 
 The tail reads all followed logs with one XREAD. When a task joins, an entry in the tail's own doorbell stream makes the
 blocked read return and start anew with the new log among its keys. After a short pause for more to gather, it reads
@@ -18,17 +19,19 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import cast
 
 from sibyl.core.errors import LogUnreadable, SibylError
-from sibyl.core.event import Entry, Output, Started
-from sibyl.core.fold import Fold
 from sibyl.core.policy import backoff_s
 from sibyl.core.task import TaskId
 from sibyl.store.connection import Store
+from sibyl.store.feed import Feed
+from sibyl.store.history import History, Stored
 from sibyl.store.keys import Shard, shard_of
 from sibyl.store.log import RawEntries, decoded
+from sibyl.store.rounds import Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -41,59 +44,14 @@ _CHECKED_AT_ONCE = 256
 _DOORBELL_TTL_S = 3600
 
 
-class Feed:
-    """One followed task: what its log says so far."""
-
-    def __init__(self, task_id: TaskId) -> None:
-        self.task_id = task_id
-        self.fold = Fold()
-        self.forgotten = False  #: the log is gone: erased, or its retention ended
-        self.unreadable: LogUnreadable | None = None  #: set when an entry means nothing to us
-        self.position: int | None = None  #: in the queue, while it waits
-        self.progress: tuple[int, int] | None = None  #: prompt tokens evaluated, and how many there are
-        self.followers = 0
-        self.silent = False  #: nothing came since the last check
-        self.loading = asyncio.Lock()
-        self._changed = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing can come any more."""
-        return self.forgotten or self.unreadable is not None or self.fold.terminal
-
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether an attempt began and its first output has yet to come."""
-        return bool(self.fold.entries) and isinstance(self.fold.entries[-1].event, Started)
-
-    def changed(self) -> asyncio.Event:
-        """Return the event that the next change sets. Take it before looking, then wait: no change is missed."""
-        return self._changed
-
-    def notify(self) -> None:
-        """Wake all who wait for a change."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def take(self, entry: Entry) -> bool:
-        """Append an entry, or return False when the log must be read anew."""
-        if entry.cursor <= self.fold.last:
-            return True  # read twice
-        if not self.fold.append(entry):
-            return False
-        self.silent = False
-        self.position = None
-        if isinstance(entry.event, Output):
-            self.progress = None
-        return True
-
-
 class Tail:
     """Feeds of all tasks that somebody in this process follows."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._feeds: dict[TaskId, Feed] = {}
+        self._loads: dict[Feed, Rounds] = {}
+        self._rings = {shard: Rounds(partial(self._ring, shard)) for shard in store.shards}
         self._name = secrets.token_hex(8)
 
     @property
@@ -107,14 +65,26 @@ class Tail:
     @contextmanager
     def feed(self, task_id: TaskId) -> Iterator[Feed]:
         """Give the task's feed while the block runs. It is empty until ``load``."""
-        feed = self._feeds.setdefault(task_id, Feed(task_id))
-        feed.followers += 1
+        feed = self.join(task_id)
         try:
             yield feed
         finally:
-            feed.followers -= 1
-            if feed.followers == 0:
-                del self._feeds[task_id]
+            self.leave(feed)
+
+    def join(self, task_id: TaskId) -> Feed:
+        """Return the task's feed, which stays until all who joined have left."""
+        feed = self._feeds.get(task_id)
+        if feed is None:
+            feed = self._feeds[task_id] = Feed(task_id)
+            self._loads[feed] = Rounds(partial(self._load, feed))
+        feed.followers += 1
+        return feed
+
+    def leave(self, feed: Feed) -> None:
+        """Follow it no more."""
+        feed.followers -= 1
+        if feed.followers == 0:
+            del self._feeds[feed.task_id], self._loads[feed]
 
     async def load(self, feed: Feed) -> None:
         """Have the feed hold all that is in the log now, and the tail watch it.
@@ -123,17 +93,20 @@ class Tail:
             StoreUnavailable: Redis is out of reach.
             LogUnreadable: an entry of the log means nothing to this version.
         """
-        async with feed.loading:  # who joins meanwhile shares the load
+        await self._loads[feed].take_part()
+        if feed.unreadable is not None:
+            raise feed.unreadable
+
+    async def _load(self, feed: Feed) -> None:
+        if feed.ended:
+            return
+        if feed.fold.entries:
+            # Another follower loaded it. It may be behind the log, and so behind what this one saw elsewhere.
+            await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
+        else:
+            await self._reread(feed)
             if not feed.ended:
-                if feed.fold.entries:
-                    # Another follower loaded it. It may be behind the log, and so behind what this one saw elsewhere.
-                    await self._deliver(feed, await self._range(feed, f"({feed.fold.last}"))
-                else:
-                    await self._reread(feed)
-                    if not feed.ended:
-                        await self._ring(self._shard(feed.task_id))
-            if feed.unreadable is not None:
-                raise feed.unreadable
+                await self._rings[self._shard(feed.task_id)].take_part()
 
     async def run(self) -> None:
         """Tail until cancelled."""
@@ -147,8 +120,8 @@ class Tail:
 
     async def _ring(self, shard: Shard) -> None:
         key = shard.tail(self._name)
-        await self._store.command("XADD", key, "MAXLEN", "~", 16, "*", "look", "")
-        await self._store.command("EXPIRE", key, _DOORBELL_TTL_S)
+        look: list[list[str | int | float]] = [["XADD", key, "MAXLEN", "~", 16, "*", "look", ""]]
+        await self._store.batch(shard, [*look, ["EXPIRE", key, _DOORBELL_TTL_S]])  # twice is as good as once
 
     async def _tail(self, shard: Shard) -> None:
         doorbell, heard = shard.tail(self._name), "0-0"
@@ -188,7 +161,8 @@ class Tail:
                     logger.info("A log was taken back", extra={"action": "refold", "task_id": feed.task_id})
                     await self._reread(feed)
                     return
-        feed.notify()
+        if raw:  # and not when somebody joined a feed that has all there is: the others would look for nothing
+            feed.notify()
 
     async def _reread_all(self, shard: Shard, feeds: list[Feed]) -> None:
         await self._store.batch(shard, [], lasting=True)  # one looks for all, before hundreds ask at once
@@ -199,14 +173,14 @@ class Tail:
     async def _reread(self, feed: Feed) -> None:
         while True:
             fold, last = feed.fold, feed.fold.last
-            raw = await self._range(feed, "-")
+            raw = await self._whole(feed)
             if feed.fold is fold and fold.last == last:
                 break  # else the feed has moved on meanwhile, and this copy of the log may be older than the feed
         if not raw:
             feed.forgotten = True
         else:
             with self._readable(feed):
-                feed.fold = Fold(decoded(raw))
+                feed.fold = History(raw)
                 feed.position = feed.progress = None  # of another state of things
         await self._look([feed])
         feed.notify()
@@ -224,6 +198,12 @@ class Tail:
         shard = self._shard(feed.task_id)
         (raw,) = await self._store.batch(shard, [["XRANGE", shard.log(feed.task_id), start, "+"]], lasting=True)
         return cast(RawEntries, raw)
+
+    async def _whole(self, feed: Feed) -> list[Stored]:
+        shard = self._shard(feed.task_id)
+        read = [["XRANGE", shard.log(feed.task_id), "-", "+"]]
+        (raw,) = await self._store.batch(shard, read, lasting=True, parsed=False)
+        return cast("list[Stored]", raw)
 
     async def _check_silent(self) -> None:
         for tick in count(1):

@@ -142,6 +142,7 @@ def _task(task_id: TaskId, fields: dict[str, str], fold: Fold, rank: int | None)
         attempt=int(fields["attempt"]),
         model=fields.get("model"),
         text=fold.text(),
+        logprobs=tuple(token for output in fold.answer() for token in output.logprobs),
         cursor=fold.last if fold.entries else None,
         finish_reason=finish_reason,
         usage=end.usage if isinstance(end, Completed) else None,

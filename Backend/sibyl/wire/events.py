@@ -1,12 +1,15 @@
 """The events of a task as frames of its stream: the logged ones with their cursor as id, hints without."""
 
 import json
+from json.encoder import encode_basestring
 from typing import assert_never
 
 from sibyl.core.cursor import Cursor
 from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Queued, Started
+from sibyl.wire.logprobs import shown_logprobs
 from sibyl.wire.sse import encode
 
+KEEP_ALIVE = b": keep-alive\r\n\r\n"  # a comment, which readers ignore
 EXPIRED_MESSAGE = "The task was not finished before its deadline."
 
 
@@ -15,7 +18,10 @@ def entry_frame(task_id: str, entry: Entry) -> bytes:
     event, cursor = entry.event, entry.cursor
     match event:
         case Output():
-            return _frame("llm_streaming", cursor, token=event.text, index=cursor.offset - 1)
+            if not event.logprobs:
+                return output_frame(str(cursor), event.text)
+            more = {"logprobs": shown_logprobs(event.logprobs)}
+            return _frame("llm_streaming", cursor, token=event.text, index=cursor.offset - 1, **more)
         case Queued():
             return _frame("queued", cursor, task_id=task_id)
         case Started():
@@ -36,6 +42,18 @@ def entry_frame(task_id: str, entry: Entry) -> bytes:
             return _frame("expired", cursor, message=EXPIRED_MESSAGE)
         case _:
             assert_never(event)
+
+
+def output_frame(place: str, text: str) -> bytes:
+    """Return the frame of an output that is text and no more, as ``entry_frame`` does; ``place`` is its cursor.
+
+    By far the most events are outputs. JSON writes what could end the line as an escape.
+    """
+    index = int(place.rpartition("-")[2]) - 1
+    return (
+        f'id: {place}\r\nevent: llm_streaming\r\ndata: {{"type":"llm_streaming","token":{encode_basestring(text)},'
+        f'"index":{index}}}\r\n\r\n'
+    ).encode()
 
 
 def position_frame(position: int) -> bytes:

@@ -11,12 +11,13 @@ from typing import Any, assert_never, cast
 from sibyl.core.cursor import START, Cursor
 from sibyl.core.errors import InvalidCursor
 from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
+from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 from sibyl.core.task import FinishReason, Message, SamplingParams, TaskSpec, Usage
 
 FIELDS: Mapping[str, str] = {
     "KIND": "k",
     "TEXT": "t",
-    "TOKEN_IDS": "i",  # decimal, separated by spaces
+    "TOKEN_IDS": "i",  # decimal, separated by spaces; behind a tab their logprobs, if they were asked for
     "ATTEMPT": "a",
     "MODEL": "m",
     "KEPT": "o",
@@ -34,7 +35,8 @@ _KIND, _TEXT, _TOKEN_IDS, _ATTEMPT, _MODEL, _KEPT, _PREVIOUS, _LENGTH, _USAGE, _
 
 def encode_output(output: Output) -> tuple[str, str]:
     """Return text and token ids, the two values of an output's fields."""
-    return output.text, " ".join(map(str, output.token_ids))
+    token_ids = " ".join(map(str, output.token_ids))
+    return output.text, f"{token_ids}\t{_encode_logprobs(output.logprobs)}" if output.logprobs else token_ids
 
 
 def encode_event(event: Event) -> dict[str, str]:
@@ -74,7 +76,7 @@ def decode_event(fields: Mapping[str, str]) -> Event:
     """
     try:
         return _event(fields)
-    except (KeyError, ValueError, InvalidCursor):
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, InvalidCursor):
         raise ValueError(f"no event has the fields {sorted(fields)} with such values") from None
 
 
@@ -82,7 +84,7 @@ def _event(fields: Mapping[str, str]) -> Event:
     kept, previous = int(fields.get(_KEPT, "0")), _cursor(fields.get(_PREVIOUS))
     match fields.get(_KIND):
         case None:
-            return Output(text=fields[_TEXT], token_ids=tuple(map(int, fields[_TOKEN_IDS].split())))
+            return _output(fields[_TEXT], fields[_TOKEN_IDS])
         case "queued":
             return Queued()
         case "started":
@@ -105,6 +107,35 @@ def _event(fields: Mapping[str, str]) -> Event:
             raise ValueError(f"no event of kind {kind!r}")
 
 
+def _output(text: str, tokens: str) -> Output:
+    token_ids, _, logprobs = tokens.partition("\t")
+    return Output(
+        text=text,
+        token_ids=tuple(map(int, token_ids.split())),
+        logprobs=_decode_logprobs(logprobs) if logprobs else (),
+    )
+
+
+def _encode_logprobs(logprobs: tuple[TokenLogprobs, ...]) -> str:
+    """Return lists in JSON: for each token the chosen one and the likeliest, each as logprob, id and bytes."""
+    tokens = [
+        [[token.logprob, token.token_id, token.piece.decode("latin-1")] for token in (place.chosen, *place.likeliest)]
+        for place in logprobs
+    ]
+    return json.dumps(tokens, ensure_ascii=False, separators=(",", ":"))
+
+
+def _decode_logprobs(text: str) -> tuple[TokenLogprobs, ...]:
+    places = [
+        [
+            TokenLogprob(token_id=token_id, piece=piece.encode("latin-1"), logprob=logprob)
+            for logprob, token_id, piece in tokens
+        ]
+        for tokens in json.loads(text)
+    ]
+    return tuple(TokenLogprobs(chosen=tokens[0], likeliest=tuple(tokens[1:])) for tokens in places)
+
+
 def decode_entry(stream_id: str, fields: Mapping[str, str]) -> Entry:
     """Return an entry from its stream id, which is its cursor, and its fields."""
     return Entry(_cursor(stream_id), decode_event(fields))
@@ -117,8 +148,13 @@ def decode_usage(text: str) -> Usage:
 
 
 def encode_spec(spec: TaskSpec) -> str:
-    """Return the spec as JSON. Equal specs give equal text."""
-    return json.dumps(asdict(spec), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    """Return the spec as JSON. Equal specs give equal text.
+
+    Sampling parameters that were not given are left out: a worker of an older version reads what it knows.
+    """
+    fields = asdict(spec)
+    fields["sampling"] = {name: value for name, value in fields["sampling"].items() if value is not None}
+    return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def decode_spec(text: str) -> TaskSpec:

@@ -5,13 +5,17 @@ make the OpenAPI document.
 """
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from sibyl.core.state import State
 from sibyl.core.task import FinishReason, Message, SamplingParams, Task, TaskSpec
+from sibyl.wire.gbnf import GRAMMAR_CHARS
+from sibyl.wire.json_schema import canonical_schema
+from sibyl.wire.logprobs import shown_logprobs
 
 QUESTION_CHARS = 16_000
 HISTORY_MESSAGES = 64
@@ -21,6 +25,7 @@ STOP_CHARS = 64
 METADATA_ENTRIES = 16
 METADATA_KEY_CHARS = 64
 METADATA_VALUE_CHARS = 512
+LOGPROBS = 20
 LISTED_TASKS = 100
 SEED_MOST = 2**32 - 1
 DEADLINE_MOST_S = 1e9
@@ -30,6 +35,7 @@ VISIBLE = r"[^\s\x00-\x1f\x7f\x85]"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=QUESTION_CHARS, pattern=VISIBLE)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_CHARS)]
+Grammar = Annotated[str, StringConstraints(min_length=1, max_length=GRAMMAR_CHARS)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_CHARS)]
 MetadataValue = Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS)]
 
@@ -42,6 +48,7 @@ def _whole(value: object) -> object:
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), BeforeValidator(_whole)]
 TopK = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, le=SEED_MOST), BeforeValidator(_whole)]
+Logprobs = Annotated[int, Field(ge=0, le=LOGPROBS), BeforeValidator(_whole)]
 Priority = Annotated[int, Field(ge=0, le=9), BeforeValidator(_whole)]
 Deadline = Annotated[float, Field(ge=1, le=DEADLINE_MOST_S)]
 DEADLINE = "the task expires if it is not finished after so many seconds; the server's own limit holds as well"
@@ -68,8 +75,55 @@ class SamplingBody(Body):
 
     def params(self, *, seed: int) -> SamplingParams:
         """Return the parameters of a task; ``seed`` when the client gave none."""
-        fields = self.model_dump(exclude={"seed", "stop"})
+        fields = {name: getattr(self, name) for name in SamplingBody.model_fields if name not in ("seed", "stop")}
         return SamplingParams(seed=seed if self.seed is None else self.seed, stop=tuple(self.stop), **fields)
+
+
+_BOTH: dict[str, Any] = {
+    "required": ["grammar", "json_schema"],
+    "properties": {"grammar": {"type": "string"}, "json_schema": {"type": "object"}},
+}
+
+
+class QuestionSamplingBody(SamplingBody):
+    """How the next token is chosen, what the answer must keep to, and what is told about its tokens."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _BOTH})
+
+    logprobs: Logprobs | None = Field(
+        None,
+        description="tell the log probability of each token, and so many of the likeliest at its place, as in OpenAI's "
+        "`top_logprobs`; they are the model's own, before temperature, `top_p` and the like",
+    )
+    grammar: Grammar | None = Field(
+        None,
+        description="the answer is a text of this grammar, in GBNF, the language of llama.cpp; it has a rule `root`",
+        examples=['root ::= "yes" | "no"'],
+    )
+    json_schema: dict[str, Any] | None = Field(
+        None,
+        description="the answer is JSON that is valid under this schema. Understood are types, `properties`, "
+        "`required`, `additionalProperties`, `items`, `prefixItems`, `enum`, `const`, `anyOf`, `oneOf`, `$ref` within "
+        "the schema, bounds of lengths, items and numbers, and `format` date, time, date-time, uuid; any other keyword "
+        "but an annotation is refused. Properties are written in the order of the schema, and no others beside them",
+        examples=[{"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}],
+    )
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Self:
+        if self.grammar is not None and self.json_schema is not None:
+            raise ValueError("give a grammar or a json_schema, not both")
+        return self
+
+    def params(self, *, seed: int) -> SamplingParams:
+        """As in a fortune; the schema as text.
+
+        Raises:
+            InvalidRequest: the schema is too large, too deep, or no JSON.
+        """
+        schema = None if self.json_schema is None else canonical_schema(self.json_schema)
+        free = SamplingBody.params(self, seed=seed)
+        return replace(free, logprobs=self.logprobs, grammar=self.grammar, json_schema=schema)
 
 
 class HistoryMessage(Body):
@@ -104,7 +158,7 @@ class QuestionBody(Body):
     history: list[HistoryMessage] = Field(
         default_factory=list, max_length=HISTORY_MESSAGES, description="earlier turns, oldest first"
     )
-    sampling: SamplingBody = Field(default_factory=SamplingBody)
+    sampling: QuestionSamplingBody = Field(default_factory=QuestionSamplingBody)
     priority: Priority = Field(5, description="larger runs sooner")
     deadline_s: Deadline | None = Field(None, description=DEADLINE)
     metadata: dict[MetadataKey, MetadataValue] = Field(
@@ -169,6 +223,21 @@ class PoemBody(BaseModel):
     lines: list[str]
 
 
+class TokenBody(BaseModel):
+    """A token and the logarithm of its probability."""
+
+    token: str = Field(description="its text; a part of a character is shown as U+FFFD")
+    id: int | None = Field(None, description="its number in the model's vocabulary, where that is known")
+    logprob: float
+    bytes: list[int] = Field(description="its text, exactly")
+
+
+class TokenLogprobsBody(TokenBody):
+    """A token of the answer, and the likeliest at its place."""
+
+    top_logprobs: list[TokenBody] = Field(description="best first; the chosen one may be among them")
+
+
 class TaskBody(BaseModel):
     """A task as it stands now."""
 
@@ -204,6 +273,7 @@ class TaskBody(BaseModel):
     attempt: int = Field(description="attempts begun")
     model: str | None
     text: str = Field(description="the answer as far as it is stored")
+    logprobs: list[TokenLogprobsBody] | None = Field(None, description="of the tokens of `text`, if asked for")
     finish_reason: FinishReason | None
     usage: UsageBody | None
     error: ErrorDetail | None
@@ -265,6 +335,8 @@ def task_body(task: Task, poem: PoemBody | None) -> dict[str, Any]:
         "expires_at": timestamp(task.expires_at),
         "events_url": f"/api/tasks/{task.task_id}/events",
     }
+    if task.logprobs:
+        body["logprobs"] = shown_logprobs(task.logprobs)
     return body if poem is None else body | {"poem": poem.model_dump()}
 
 

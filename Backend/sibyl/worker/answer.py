@@ -1,58 +1,77 @@
 """One attempt's answer on its way to the log: numbered, kept, and sent again when Redis lost what it had.
 
 All outputs stay in memory until the attempt ends. So when Redis comes back without its newest writes, it is filled up
-from here under the same numbers, and readers notice nothing.
+from here under the same numbers, and readers notice nothing. One append is under way at a time; it is a callback that
+sends the next, since a coroutine for each would cost more than the append.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import TypeVar
 
-from sibyl.core.errors import StoreUnavailable, TaskCancelled
+from sibyl.core.errors import LeaseLost, StoreUnavailable, TaskCancelled
 from sibyl.core.event import Completed, Output, Terminal
 from sibyl.core.policy import backoff_s, merge_outputs
 from sibyl.core.task import FinishReason, Lease, Usage
-from sibyl.store.log import Appended, EventLog
+from sibyl.store.commit import Commits
+from sibyl.store.log import Appended, Gap, Outcome
 from sibyl.store.queue import TaskQueue
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _RESEND_OUTPUTS = 256  # most outputs sent in one append when a gap is filled
 
 
 class Answer:
-    """The outputs of a task: those of earlier attempts, then ours."""
+    """The outputs of a task: those of earlier attempts, then ours. To be used on the event loop alone."""
 
     def __init__(
-        self, queue: TaskQueue, log: EventLog, lease: Lease, stored: Sequence[Output], *, lease_s: float
+        self,
+        queue: TaskQueue,
+        commits: Commits,
+        lease: Lease,
+        stored: Sequence[Output],
+        *,
+        refused: Callable[[BaseException], None],
     ) -> None:
-        self._queue = queue
-        self._log = log
-        self._lease = lease
-        self._lease_s = lease_s
-        self._outputs = list(stored)
-        self._writing = asyncio.Lock()  # a heartbeat must not overtake an append that fills a gap
+        """Begin after what is stored.
+
+        Args:
+            refused: is told at once when an append raises LeaseLost or TaskCancelled, whoever waits for it.
+        """
         self.progress = ""  #: "<prompt tokens evaluated> <prompt tokens>", for those who wait for the first token
+        self.renewed_at = time.monotonic()  #: when the lease was last known to be ours
+        self._queue = queue
+        self._writer = commits.writer(lease)
+        self._refused = refused
+        self._lease = lease
+        self._outputs = list(stored)
+        self._stored = len(self._outputs)  # so many the log holds, as far as we know
+        self._sent = 0  # outputs in the append that is under way
+        self._under_way = False
+        self._failures = 0  # in a row
+        self._waiting: list[asyncio.Future[None]] = []  # for all outputs to be stored
+        self._loop = asyncio.get_running_loop()
 
-    async def append(self, outputs: Sequence[Output]) -> None:
-        """Append what the engine emitted. Returns when it is in the log; waits as long as Redis is out of reach.
+    def append(self, outputs: Sequence[Output]) -> asyncio.Future[None]:
+        """Append what the engine emitted. It is done when that is in the log, however long Redis is out of reach.
 
-        Raises:
+        Its exceptions:
             LeaseLost: the task is another worker's, over, or erased.
             TaskCancelled: the client asked to stop. It is in the log nevertheless.
         """
-        first = len(self._outputs) + 1
-        self._outputs += merge_outputs(outputs)
-        await self._send(first)
+        self._outputs += merge_outputs(outputs) if len(outputs) > 1 else outputs
+        return self.renew()
 
-    async def renew(self) -> None:
-        """Renew the lease. Raises as ``append``."""
-        await self._send(len(self._outputs) + 1)
+    def renew(self) -> asyncio.Future[None]:
+        """Renew the lease. As ``append``."""
+        stored = self._loop.create_future()
+        self._waiting.append(stored)
+        if not self._under_way:
+            self._send()
+        return stored
 
     async def settle(self, end: Terminal) -> None:
         """End the task. Returns when it is in the log; waits as long as Redis is out of reach.
@@ -60,13 +79,21 @@ class Answer:
         Raises:
             LeaseLost: the task is another worker's, over, or erased.
         """
-        async with self._writing:
-            while True:
-                held = await self._patiently(partial(self._queue.settle, self._lease, len(self._outputs), end))
-                if held is None:
-                    return
+        failures = 0
+        while True:
+            if self._under_way or self._stored < len(self._outputs):
                 with suppress(TaskCancelled):  # too late: the answer has its end
-                    await self._write(held + 1)
+                    await self.renew()
+            try:
+                held = await self._queue.settle(self._lease, len(self._outputs), end)
+            except StoreUnavailable as error:
+                failures += 1
+                self._tell_once(error, failures)
+                await asyncio.sleep(backoff_s(failures))
+                continue
+            if held is None:
+                return
+            self._rewind(held)
 
     def completed(self, usage: Usage, finish_reason: FinishReason) -> Completed:
         """Return the terminal event of the whole answer."""
@@ -82,41 +109,57 @@ class Answer:
         """Outputs so far."""
         return len(self._outputs)
 
-    async def _send(self, first: int) -> None:
-        async with self._writing:
-            await self._write(first)
+    def _send(self) -> None:
+        part = self._outputs[self._stored : self._stored + _RESEND_OUTPUTS]
+        self._sent, self._under_way = len(part), True
+        progress = "" if self._outputs else self.progress
+        self._writer.append(self._stored + 1, part, progress=progress, told=self._told)
 
-    async def _write(self, first: int) -> None:
-        while True:
-            part = self._outputs[first - 1 : first - 1 + _RESEND_OUTPUTS]
-            progress = "" if self._outputs else self.progress
-            reply = await self._patiently(
-                partial(self._log.append, self._lease, first, part, lease_s=self._lease_s, progress=progress)
-            )
-            if isinstance(reply, Appended):
-                first += len(part)
-                if first > len(self._outputs):
-                    if reply.cancel:
-                        raise TaskCancelled()
-                    return
+    def _told(self, outcome: Outcome) -> None:
+        self._under_way = False
+        match outcome:
+            case Appended():
+                self._stored += self._sent
+                self._failures = 0
+                self.renewed_at = time.monotonic()
+                if self._stored < len(self._outputs):
+                    self._send()
+                else:
+                    self._done(TaskCancelled() if outcome.cancel else None)
+            case Gap():
+                self._rewind(outcome.stored)
+                self._send()
+            case StoreUnavailable():
+                self._failures += 1
+                self._tell_once(outcome, self._failures)
+                self._under_way = True
+                self._loop.call_later(backoff_s(self._failures), self._send_again)
+            case _:
+                self._done(outcome)
+
+    def _send_again(self) -> None:
+        self._under_way = False
+        if any(not waiting.done() for waiting in self._waiting):  # nobody waits any more: the attempt was given up
+            self._send()
+
+    def _done(self, error: Exception | None) -> None:
+        if isinstance(error, LeaseLost | TaskCancelled):
+            self._refused(error)
+        waiting, self._waiting = self._waiting, []
+        for stored in waiting:
+            if stored.done():
+                continue
+            if error is None:
+                stored.set_result(None)
             else:
-                logger.warning(
-                    "Redis lost its newest writes; sending them again",
-                    extra={"action": "rewind", "task_id": self._lease.task_id, "from": reply.stored},
-                )
-                first = reply.stored + 1
+                stored.set_exception(error)
 
-    async def _patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        failures = 0
-        while True:
-            try:
-                return await write()
-            except StoreUnavailable as error:
-                failures += 1
-                if failures == 1:
-                    logger.warning(
-                        "Cannot write: %s",
-                        error.message,
-                        extra={"action": "write_waits", "task_id": self._lease.task_id},
-                    )
-                await asyncio.sleep(backoff_s(failures))
+    def _rewind(self, held: int) -> None:
+        facts = {"action": "rewind", "task_id": self._lease.task_id, "from": held}
+        logger.warning("Redis lost its newest writes; sending them again", extra=facts)
+        self._stored = held
+
+    def _tell_once(self, error: StoreUnavailable, failures: int) -> None:
+        if failures == 1:
+            facts = {"action": "write_waits", "task_id": self._lease.task_id}
+            logger.warning("Cannot write: %s", error.message, extra=facts)

@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sibyl.bridge.abort import Abort
 from sibyl.bridge.bridge import Bridge
+from sibyl.bridge.crossing import Crossing
 from sibyl.core import policy
 from sibyl.core.errors import DeadlinePassed, LeaseLost, SibylError, StoreUnavailable, TaskCancelled
 from sibyl.core.event import Cancelled, Expired, Output, Terminal
 from sibyl.core.fold import Fold
-from sibyl.engines.base import Engine, GenerationRequest, GenerationResult, OnTokens
+from sibyl.engines.base import Engine, GenerationRequest, GenerationResult
+from sibyl.store.commit import Commits
 from sibyl.store.log import EventLog
 from sibyl.store.queue import Claim, TaskQueue
 from sibyl.worker.answer import Answer
@@ -36,7 +39,7 @@ class Attempt:
         bridge: Bridge,
         queue: TaskQueue,
         log: EventLog,
-        lease_s: float,
+        commits: Commits,
         heartbeat_s: float,
     ) -> None:
         self.claim = claim
@@ -45,7 +48,7 @@ class Attempt:
         self._bridge = bridge
         self._queue = queue
         self._log = log
-        self._lease_s = lease_s
+        self._commits = commits
         self._heartbeat_s = heartbeat_s
 
     async def run(self) -> None:
@@ -54,13 +57,13 @@ class Attempt:
         facts = {"task_id": claim.lease.task_id, "attempt": claim.attempt}
         logger.info("Attempt begins", extra={"action": "attempt_begins", **facts, "stored": claim.stored})
         try:
-            fold = Fold(await self._log.read(claim.lease.task_id))
+            stored = Fold(await self._log.read(claim.lease.task_id)).answer() if claim.stored else ()
         except StoreUnavailable:
             return  # the lease runs out; the next claim, by us or by another worker, goes on
-        answer = Answer(self._queue, self._log, claim.lease, fold.answer(), lease_s=self._lease_s)
+        answer = Answer(self._queue, self._commits, claim.lease, stored, refused=self.abort.request)
         renewing = asyncio.create_task(self._renew(answer), name="renew")
         try:
-            how = await self._end(await self._generate(answer, fold), answer)
+            how = await self._end(await self._generate(answer, stored), answer)
         except LeaseLost:
             how = "lease_lost"
         finally:
@@ -70,34 +73,27 @@ class Attempt:
         took_ms = round((time.monotonic() - started) * 1000)
         logger.info("Attempt ends", extra={"action": "attempt_ends", **facts, "how": how, "took_ms": took_ms})
 
-    async def _generate(self, answer: Answer, fold: Fold) -> GenerationResult | Exception:
+    async def _generate(self, answer: Answer, stored: Sequence[Output]) -> GenerationResult | Exception:
         """Generate the rest of the answer; return why it ended."""
 
         def on_progress(evaluated: int, prompt_tokens: int) -> None:
             answer.progress = f"{evaluated} {prompt_tokens}"
 
-        request = GenerationRequest(
-            messages=self.claim.spec.messages,
-            sampling=self.claim.spec.sampling,
-            abort=self.abort,
-            stored=fold.answer(),
-            on_progress=on_progress,
-        )
-
-        def produce(on_tokens: OnTokens) -> GenerationResult:
+        def produce(on_tokens: Crossing[Output]) -> GenerationResult:
+            request = GenerationRequest(
+                messages=self.claim.spec.messages,
+                sampling=self.claim.spec.sampling,
+                abort=self.abort,
+                stored=tuple(stored),
+                on_progress=on_progress,
+                backlogged=on_tokens.backlogged,
+            )
             return self._engine.generate(request, on_tokens)
-
-        async def deliver(outputs: list[Output]) -> None:
-            try:
-                await answer.append(outputs)
-            except (LeaseLost, TaskCancelled) as reason:
-                self.abort.request(reason)  # now, not when the engine emits next
-                raise
 
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(max(0.0, self.claim.remaining_s), self.abort.request, DeadlinePassed())
         try:
-            return await self._bridge.run(produce, deliver, self.abort)
+            return await self._bridge.run(produce, answer.append, self.abort)
         except Exception as error:
             # An engine may end in an error of its own because it was told to stop: the reason is what counts.
             reason = self.abort.reason
@@ -133,18 +129,16 @@ class Attempt:
         return type(end).__name__.lower()
 
     async def _renew(self, answer: Answer) -> None:
-        beaten_at = time.monotonic()
         shown = ""
         while True:
-            await asyncio.sleep(min(PROGRESS_S, self._heartbeat_s))
-            if answer.progress == shown and time.monotonic() - beaten_at < self._heartbeat_s:
-                continue
-            beaten_at, shown = time.monotonic(), answer.progress
-            try:
-                await answer.renew()
-            except (LeaseLost, TaskCancelled) as reason:
-                self.abort.request(reason)
-                return
+            due_s = answer.renewed_at + self._heartbeat_s - time.monotonic()
+            if due_s <= 0 or answer.progress != shown:
+                shown = answer.progress
+                with suppress(LeaseLost, TaskCancelled):  # the abort knows
+                    await answer.renew()
+                due_s = self._heartbeat_s
+            # What is told of the prompt is of interest until there is an answer; from then on every append renews.
+            await asyncio.sleep(due_s if answer.stored else min(PROGRESS_S, due_s))
 
     def _log_failure(self, error: Exception) -> None:
         # Never a known error's own words: a server may quote the prompt in them. Those of others are kept out of every

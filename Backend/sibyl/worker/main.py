@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn, Self
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _STORE_PATIENCE_S = 30.0  # a Redis that is being restarted is waited for at the start
 _PROGRESS_S = 2.0
+EXIT_ENGINE_LOST = 70  # the decode thread is lost; as sysexits.h numbers an internal fault
 _SWITCH_S = 1e-4  # the GIL goes to a decode thread after this, not after 5 ms (research: serving.md 4a)
 
 
@@ -43,10 +45,21 @@ def run(settings: Settings, *, name: str) -> None:
         raise ProcessError("A worker of its own needs a Redis that it shares with the API: give --redis-url.")
     engine = load_engine(settings)
     try:
-        if asyncio.run(_work(settings, settings.redis_url.get_secret_value(), engine, name)):
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            deaf = runner.run(_work(settings, settings.redis_url.get_secret_value(), engine, name))
+        if deaf:
             _start_anew()
     finally:
         engine.close()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes a faster loop, where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -65,7 +78,14 @@ def load_engine(settings: Settings) -> Engine:
                     slots=settings.slots,
                     threads=settings.threads,
                     context_tokens=settings.context_tokens,
+                    pool_tokens=settings.pool_tokens,
+                    target_gap_ms=settings.target_gap_ms,
                     gpu_layers=settings.gpu_layers,
+                    split_mode=settings.split_mode,
+                    main_gpu=settings.main_gpu,
+                    tensor_split=settings.gpu_shares,
+                    calibration_folder=settings.data_dir / "calibration",
+                    on_death=_end_at_once,
                 )
             case "openai":
                 from sibyl.engines.upstream import UpstreamEngine
@@ -112,6 +132,12 @@ class _Progress:
                 here, of = (number / 1e6 for number in self._bytes)
                 share = f"{here:.0f} of {of:.0f} MB" if of else f"{here:.0f} MB"
                 logger.info("Downloading the model: %s", share, extra={"action": "downloading"})
+
+
+def _end_at_once() -> None:
+    """End this process: no answer of it would ever end. The supervisor and the leases see to the rest."""
+    logging.shutdown()
+    os._exit(EXIT_ENGINE_LOST)
 
 
 def _start_anew() -> NoReturn:

@@ -18,11 +18,12 @@ from sibyl.core.errors import SibylError, TaskCancelled
 from sibyl.core.policy import backoff_s
 from sibyl.core.task import TaskId, WorkerInfo
 from sibyl.engines.base import Engine
+from sibyl.store.commit import Commits
 from sibyl.store.connection import Store
 from sibyl.store.counting import PromptCounting
 from sibyl.store.doorbell import Doorbell
 from sibyl.store.log import EventLog
-from sibyl.store.queue import TaskQueue
+from sibyl.store.queue import Claim, TaskQueue
 from sibyl.store.workers import WorkerRegistry
 from sibyl.worker.attempt import Attempt, Draining
 from sibyl.worker.hearing import HEARD_S, Hearing
@@ -73,10 +74,12 @@ class Worker:
         self._doorbell = Doorbell(store, on_work=self._look, on_cancel=self._cancel, on_count=self._count)
         self._hearing = Hearing(self._doorbell, redis_answers=redis_answers)
         self._looked_at = time.monotonic()  # the last look for work that went well
-        self._bridge = Bridge(threads=info.slots)
+        self._commits = Commits(store, lease_s=pace.lease_s)
+        self._bridge = Bridge(threads=info.slots, rest_s=self._commits.rest_s)
         self._attempts: dict[TaskId, Attempt] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._epoch_floor = 0
+        self._nothing_waits = False  # as far as we know; each task that comes rings
         self._counting = PromptCounting(store)
         self._counts: set[asyncio.Task[None]] = set()
         self._looking = asyncio.Event()
@@ -99,6 +102,7 @@ class Worker:
             await self._finish()
             listening.cancel()
         self._bridge.close()
+        await self._commits.close()
 
     async def _claim_and_run(self, group: asyncio.TaskGroup) -> None:
         failures = 0
@@ -110,7 +114,7 @@ class Worker:
                 if not taken_over:
                     await self._queue.release_all_of(self._info.name)
                     taken_over = True
-                claimed = len(self._attempts) < self._info.slots and await self._claim(group)
+                await self._claim(group)
                 failures = 0
                 self._looked_at = time.monotonic()
             except SibylError as error:
@@ -119,19 +123,31 @@ class Worker:
                 logger.log(level, "Cannot claim: %s", error.message, extra={"action": "claim_failed"})
                 await asyncio.sleep(backoff_s(failures))
                 continue
-            if not claimed:
-                await self._looking.wait()
+            await self._looking.wait()
 
-    async def _claim(self, group: asyncio.TaskGroup) -> bool:
-        claim = await self._queue.claim(
-            nonce=f"{self._info.name}:{secrets.token_hex(8)}",
+    async def _claim(self, group: asyncio.TaskGroup) -> None:
+        """Claim as many tasks as there are free slots."""
+        rung = self._doorbell.rung() if self._nothing_waits else None
+        free = self._info.slots - len(self._attempts)
+        if not free:
+            self._nothing_waits = False
+            return
+        claims = await self._queue.claim_some(
+            [f"{self._info.name}:{secrets.token_hex(8)}" for _ in range(free)],
             model=self._info.model,
             lease_s=self._pace.lease_s,
             max_attempts=self._pace.max_attempts,
             floor=self._epoch_floor,
+            rung=rung,
         )
-        if claim is None:
-            return False
+        for claim in claims:
+            self._begin(claim, group)
+        # Whoever got less than it asked for has seen the end of the queue. What comes later rings.
+        self._nothing_waits = len(claims) < free
+        if rung is not None:
+            self._look()  # a lease may have run out meanwhile, which rings no bell
+
+    def _begin(self, claim: Claim, group: asyncio.TaskGroup) -> None:
         self._epoch_floor = max(self._epoch_floor, claim.lease.epoch)
         attempt = Attempt(
             claim,
@@ -139,12 +155,11 @@ class Worker:
             bridge=self._bridge,
             queue=self._queue,
             log=self._log,
-            lease_s=self._pace.lease_s,
+            commits=self._commits,
             heartbeat_s=self._pace.heartbeat_s,
         )
         self._attempts[claim.lease.task_id] = attempt
         self._running.add(group.create_task(self._run(attempt), name=f"attempt-{claim.lease.task_id}"))
-        return True
 
     async def _run(self, attempt: Attempt) -> None:
         try:
