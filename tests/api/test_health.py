@@ -1,11 +1,15 @@
 """Health: alive, ready, and figures."""
 
+import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 
+from sibyl.core.task import WorkerInfo
+from sibyl.store.connection import Store
+from sibyl.store.workers import WorkerRegistry
 from tests.serving import RunningWorker, ask, run_api, run_worker, wait_ready, wait_until
 
 
@@ -75,3 +79,23 @@ def test_figures_tell_the_queue(client: httpx.Client, worker: RunningWorker) -> 
     found = figures()
     assert (found["sibyl_tasks_waiting"], found["sibyl_workers_alive"], found["sibyl_slots"]) == (1, 1, 2)
     assert (found["sibyl_followers"], found["sibyl_followed_tasks"]) == (0, 0)
+
+
+def test_what_an_engine_counts_is_told_for_each_worker(client: httpx.Client, redis_url: str) -> None:
+    """Prompt tokens that were saved, beside those that were read."""
+    counters = {"prompt_tokens": 900, "reused_tokens": 400, "of_a_newer_version": 1}
+    info = WorkerInfo(
+        name="w-1", model="m", slots=2, context_tokens=None, max_piece_bytes=None, seen_at=0.0, counters=counters
+    )
+
+    async def announce() -> None:
+        store = Store(redis_url)
+        await WorkerRegistry(store).announce(info)
+        await store.close()
+
+    asyncio.run(announce())
+    text = client.get("/metrics").text
+
+    assert 'sibyl_engine_prompt_tokens_total{worker="w-1"} 900.0' in text
+    assert 'sibyl_engine_reused_tokens_total{worker="w-1"} 400.0' in text
+    assert "newer" not in text

@@ -56,22 +56,22 @@ def test_a_common_system_prompt_is_computed_once(oracle: LlamaEngine) -> None:
     requests = [asking((system, said(question)), sampling=GREEDY) for question in QUESTIONS[:8]]
     alone = [text_of(answer(oracle, request)[0]) for request in requests]
     answer(oracle, asking("Something else altogether, so that nothing is left behind. " * 6))
-    before = oracle.counters.reused_tokens
+    before = oracle.counters["reused_tokens"]
     shared = len(oracle._prompts.tokens((system,)))
 
     assert together(oracle, requests) == alone
-    assert oracle.counters.reused_tokens - before >= 6 * (shared - 16)
+    assert oracle.counters["reused_tokens"] - before >= 6 * (shared - 16)
 
 
 def test_the_next_turn_of_a_chat_computes_only_what_is_new(oracle: LlamaEngine) -> None:
     """The first question and its answer are still there."""
     question = said(QUESTIONS[0] + " Tell me more about it, and about all that follows from it, word by word.")
     first = text_of(answer(oracle, asking((question,), sampling=GREEDY))[0])
-    before = oracle.counters.reused_tokens
+    before = oracle.counters["reused_tokens"]
     second = (question, said(first, "assistant"), said("And then?"))
     answer(oracle, asking(second, sampling=GREEDY))
 
-    assert oracle.counters.reused_tokens - before >= len(oracle._prompts.tokens((question,))) - 8
+    assert oracle.counters["reused_tokens"] - before >= len(oracle._prompts.tokens((question,))) - 8
 
 
 def test_a_full_room_puts_answers_aside_and_loses_none() -> None:
@@ -84,7 +84,7 @@ def test_a_full_room_puts_answers_aside_and_loses_none() -> None:
     counters = engine.counters
     engine.close()
 
-    assert counters.preemptions > 0
+    assert counters["preemptions"] > 0
     assert all(texts)
 
 

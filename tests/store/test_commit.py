@@ -17,6 +17,7 @@ from sibyl.store.log import Appended, Gap, Outcome
 from sibyl.store.scripts import Script
 from tests.faults import proxy
 from tests.store.desk import Desk, outputs
+from tests.topology import one_shard
 
 
 @pytest.fixture
@@ -47,12 +48,11 @@ async def begun(desk: Desk, commits: Commits, count: int) -> list[tuple[Lease, L
 
 async def connected(desk: Desk, commits: Commits) -> None:
     """Have a commit or two, after which the fast way is open."""
-    ((_, writer),) = await begun(desk, commits, 1)
-    for shard in commits._shards:
-        first = 1
-        while shard._channel is None:
-            await said(writer, "x", first=first)
-            first += 1
+    ((lease, writer),) = await begun(desk, commits, 1)
+    first = 1
+    while commits._shards[desk.shard(lease.task_id).number]._channel is None:
+        await said(writer, "x", first=first)
+        first += 1
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -68,6 +68,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@one_shard
 @pytest.mark.parametrize("fast", [False, True])
 async def test_what_is_pending_goes_in_one_round_trip(
     desk: Desk, commits: Commits, monkeypatch: pytest.MonkeyPatch, fast: bool
@@ -85,6 +86,7 @@ async def test_what_is_pending_goes_in_one_round_trip(
     assert [await desk.text(lease.task_id) for lease, _ in held] == [f"{number} " for number in range(16)]
 
 
+@one_shard
 async def test_while_one_is_under_way_the_next_gathers(
     desk: Desk, commits: Commits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +191,7 @@ async def test_a_lease_is_written_anew_only_when_a_part_of_it_is_over(desk: Desk
     assert int(renewed_ms) >= int(claimed_ms)
 
 
+@one_shard
 async def test_it_is_better_to_gather_after_a_great_commit_and_not_after_a_lone_one(
     desk: Desk, commits: Commits
 ) -> None:

@@ -9,7 +9,15 @@ from sibyl.core.task import WorkerInfo
 from sibyl.store.connection import Store
 from sibyl.store.workers import WorkerRegistry
 
-WORKER = WorkerInfo(name="a\nb 'ü", model="m 1", slots=2, context_tokens=None, max_piece_bytes=16, seen_at=0)
+WORKER = WorkerInfo(
+    name="a\nb 'ü",
+    model="m 1",
+    slots=2,
+    context_tokens=None,
+    max_piece_bytes=16,
+    seen_at=0,
+    counters={"prompt_tokens": 7},
+)
 
 
 @pytest.fixture
@@ -36,6 +44,16 @@ async def test_whoever_announces_itself_is_alive(registry: WorkerRegistry, store
 
     assert {name: replace(worker, seen_at=0) for name, worker in alive.items()} == {WORKER.name: WORKER, "c": other}
     assert all(abs(worker.seen_at - int(seconds)) <= 2 for worker in alive.values())
+
+
+async def test_what_a_newer_worker_says_beside_is_passed_over(registry: WorkerRegistry, store: Store) -> None:
+    """During a rolling restart an older API must still see who is there."""
+    await registry.announce(WORKER)
+    key = store.shards[0].workers
+    said = await store.command("HGET", key, WORKER.name)
+    await store.command("HSET", key, WORKER.name, said.replace('"model"', '"colour": "red", "model"'))
+
+    assert [worker.model for worker in await registry.alive()] == [WORKER.model]
 
 
 async def test_nobody_is_alive_at_first(registry: WorkerRegistry) -> None:

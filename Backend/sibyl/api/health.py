@@ -1,12 +1,14 @@
 """Whether the process lives, whether the whole can answer, and figures for Prometheus."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
 from sibyl.api.context import Context, ContextParam
 from sibyl.core.errors import SibylError
@@ -57,28 +59,45 @@ def _readiness(redis: bool, workers: list[WorkerInfo], reason: str | None) -> JS
     return JSONResponse(body | {"reason": reason}, 503, {"Retry-After": "1"})
 
 
+ENGINE_COUNTERS = {
+    "prompt_tokens": "Prompt tokens of the answers that a worker began.",
+    "reused_tokens": "Of these, tokens that were not computed anew.",
+    "preemptions": "Answers that were put aside because the memory for tokens was full.",
+    "evictions": "Times that kept tokens were dropped to make room.",
+}
+
+
 class _Collected:
     """One scrape's figures, as prometheus_client wants them."""
 
-    def __init__(self, figures: dict[str, tuple[str, float]]) -> None:
+    def __init__(self, figures: dict[str, tuple[str, float]], workers: Sequence[WorkerInfo]) -> None:
         self._figures = figures
+        self._workers = workers
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Return the figures."""
-        return [GaugeMetricFamily(name, help_, value=value) for name, (help_, value) in self._figures.items()]
+        for name, (help_, value) in self._figures.items():
+            yield GaugeMetricFamily(name, help_, value=value)
+        for name, help_ in ENGINE_COUNTERS.items():
+            counter = CounterMetricFamily(f"sibyl_engine_{name}", help_, labels=["worker"])
+            for worker in self._workers:
+                if name in worker.counters:
+                    counter.add_metric([worker.name], worker.counters[name])
+            if counter.samples:  # other engines count nothing
+                yield counter
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={503: {"description": "Redis is out of reach"}})
 async def metrics(context: ContextParam) -> Response:
     """Return the figures of this process and of the queue, in the text format of Prometheus."""
     registry = CollectorRegistry()
-    registry.register(_Collected(await figures(context)))
+    workers = await context.registry.alive()
+    registry.register(_Collected(await figures(context, workers), workers))
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def figures(context: Context) -> dict[str, tuple[str, float]]:
+async def figures(context: Context, workers: Sequence[WorkerInfo]) -> dict[str, tuple[str, float]]:
     """Return name, description and value of each figure."""
-    workers = await context.registry.alive()
     return {
         "sibyl_tasks_waiting": ("Tasks in the queue.", await context.views.waiting_tasks()),
         "sibyl_tasks_running": ("Tasks that a worker holds.", await context.views.running_tasks()),

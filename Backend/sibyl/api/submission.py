@@ -1,5 +1,7 @@
 """From a checked body to an accepted task: the part that questions and fortunes share."""
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -7,6 +9,7 @@ from fastapi import Header, Response
 
 from sibyl.api.admission import require_fitting
 from sibyl.api.context import Context
+from sibyl.core.errors import SibylError
 from sibyl.core.task import Owner, Task, TaskId, TaskSpec
 from sibyl.fortune.poems import Poem, poem_by_number
 from sibyl.wire.tasks import ErrorBody, PoemBody, task_body
@@ -50,9 +53,30 @@ async def accept(
     limits = context.limits
     if deadline_s is not None:
         limits = replace(limits, deadline_s=min(deadline_s, limits.deadline_s))
-    task_id = await context.queue.submit(spec, owner=owner, limits=limits, idempotency_key=key, request=request)
+    fresh = None if key is not None else context.queue.new_id(owner)
+    submitting = context.queue.submit(
+        spec, owner=owner, limits=limits, idempotency_key=key, request=request, task_id=fresh
+    )
+    if fresh is None:
+        task_id, seen = await submitting, None
+    else:
+        # Asked in the same breath, so that it travels with the submit; where it got there before it, it is asked again.
+        viewing = context.views.task(fresh, owner)
+        task_id, seen = await _both(submitting, viewing)
     response.headers["Location"] = f"/api/tasks/{task_id}"
-    return await show(context, owner, task_id)
+    return await show(context, owner, task_id) if seen is None else shown(seen)
+
+
+async def _both(
+    submitting: Coroutine[Any, Any, TaskId], viewing: Coroutine[Any, Any, Task]
+) -> tuple[TaskId, Task | None]:
+    """Return what the first gives, and the second if it can be had; raise what the first raises."""
+    submitted, seen = await asyncio.gather(submitting, viewing, return_exceptions=True)
+    if isinstance(submitted, BaseException):
+        raise submitted
+    if isinstance(seen, BaseException) and not isinstance(seen, SibylError):
+        raise seen
+    return submitted, None if isinstance(seen, BaseException) else seen
 
 
 async def show(context: Context, owner: Owner, task_id: TaskId) -> dict[str, Any]:

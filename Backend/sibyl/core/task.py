@@ -120,3 +120,4 @@ class WorkerInfo:
     context_tokens: int | None  #: prompt and answer together; None when the engine does not know
     max_piece_bytes: int | None  #: longest text of one token; with it a hopeless prompt is refused early
     seen_at: float
+    counters: Mapping[str, int] = field(default_factory=dict)  #: of its engine, since its start

@@ -3,7 +3,7 @@
 The worker calls ``generate`` in a thread of its pool. An engine never learns which task, owner or store it serves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -54,6 +54,10 @@ class Engine(Protocol):
     @property
     def max_piece_bytes(self) -> int | None:
         """UTF-8 bytes of the longest token; None when it cannot be known."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What it did since it was loaded, for operators; names of figures, each of which only ever grows."""
 
     def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int | None:
         """Return how many tokens these messages are in the model's own chat template; None when it cannot be known."""

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from sibyl.engines.places import Copy, Move
 from sibyl.engines.prompts import Prompts
 from sibyl.engines.row_costs import RowCosts
 from sibyl.engines.sampling import Sampling, recommended_sampling
-from sibyl.engines.scheduler import Batch, Counters, Row, Scheduler
+from sibyl.engines.scheduler import Batch, Row, Scheduler
 
 CONTEXT_TOKENS = 4096  # a slot's memory grows with it: 0.5 GB for an 8B model at 131 kB a token
 EXACT_RESUME_S = 1.0  # most that a takeover may cost more than it must, for the sake of the same words
@@ -147,9 +148,9 @@ class LlamaEngine:
         return self._prompts.max_piece_bytes
 
     @property
-    def counters(self) -> Counters:
-        """What was computed, reused and put aside since the start. It goes on counting."""
-        return self._scheduler.counters
+    def counters(self) -> dict[str, int]:
+        """What was computed, reused and put aside since the start."""
+        return asdict(self._scheduler.counters)
 
     def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
         """Return how many tokens these messages are in the model's own chat template.

@@ -91,6 +91,11 @@ class ScriptedEngine:
         """None: a word has any length."""
         return None
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """Nothing is counted."""
+        return {}
+
     def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
         """Return how many words the messages have."""
         return sum(len(message.content.split()) for message in messages)

@@ -122,6 +122,11 @@ class UpstreamEngine:
         """None: the server does not say."""
         return None
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """Nothing is counted."""
+        return {}
+
     def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int | None:
         """Return None: the server counts them when it gets them."""
         return None

@@ -82,26 +82,23 @@ class TaskQueue:
         limits: Limits,
         idempotency_key: str | None = None,
         request: str = "",
+        task_id: TaskId | None = None,
     ) -> TaskId:
         """Accept a task and return its id; after that it survives the death of any process.
 
         Args:
             idempotency_key: the caller's name for this submit; the same key gives the same task again.
             request: a digest of what was asked, compared when the key was used before.
+            task_id: from ``new_id``, for who wants to know it before; not with a key, which decides the shard.
 
         Raises:
             IdempotencyMismatch: the key was used with another request.
             QueueFull, TooManyTasks: a limit is reached; nothing was accepted.
             StoreUnavailable: it may have been accepted; repeat it with an idempotency key.
         """
-        shards = len(self._store.shards)
-        number = (
-            secrets.randbelow(shards)
-            if idempotency_key is None
-            else keys.shard_of_idempotency_key(owner, idempotency_key, shards)
-        )
-        shard = self._store.shards[number]
-        task_id = keys.task_id(number, secrets.token_hex(16))
+        if task_id is None:
+            task_id = self.new_id(owner, idempotency_key)
+        shard = self._shard(task_id)
         idem = shard.task(task_id) if idempotency_key is None else shard.idempotency(owner, idempotency_key)
         most_waiting, most_open = await self._left_for(shard, owner, limits)
         reply = await self._store.run(
@@ -122,6 +119,16 @@ class TaskQueue:
                 raise QueueFull()
             case _:
                 raise TooManyTasks()
+
+    def new_id(self, owner: Owner, idempotency_key: str | None = None) -> TaskId:
+        """Return the id for a new task."""
+        shards = len(self._store.shards)
+        number = (
+            secrets.randbelow(shards)
+            if idempotency_key is None
+            else keys.shard_of_idempotency_key(owner, idempotency_key, shards)
+        )
+        return keys.task_id(number, secrets.token_hex(16))
 
     async def _left_for(self, shard: Shard, owner: Owner, limits: Limits) -> tuple[int, int]:
         """What the tasks on other shards leave of the limits. A script sees the keys of its own shard only."""

@@ -10,6 +10,7 @@ from sibyl.store.scripts import Script
 
 _STALE_S = 5.0  # a worker that has not announced itself for so long is not alive
 _FORGET_S = 300.0  # and is forgotten after this; until then it can be told from one that retired
+_ANNOUNCED = ("model", "slots", "context_tokens", "max_piece_bytes", "counters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class WorkerRegistry:
             "slots": worker.slots,
             "context_tokens": worker.context_tokens,
             "max_piece_bytes": worker.max_piece_bytes,
+            "counters": dict(worker.counters),
             "pid": os.getpid(),
         }
         await self._announce(worker.name, json.dumps(announcement))
@@ -71,5 +73,5 @@ class WorkerRegistry:
 
 def _decode(name: str, seen_ms: int, announcement: str) -> WorkerInfo:
     said = json.loads(announcement)
-    said.pop("pid", None)
-    return WorkerInfo(name=name, seen_at=seen_ms / 1000, **said)
+    known = {key: value for key, value in said.items() if key in _ANNOUNCED}  # a newer worker may say more
+    return WorkerInfo(name=name, seen_at=seen_ms / 1000, **known)

@@ -203,7 +203,7 @@ class Worker:
         while True:
             if self._hearing.hears and time.monotonic() - self._looked_at < HEARD_S:
                 try:
-                    await self._registry.announce(self._info)
+                    await self._registry.announce(replace(self._info, counters=self._engine.counters))
                 except SibylError as error:
                     logger.debug("Cannot announce: %s", error.message, extra={"action": "announce_failed"})
             if await self._hearing.deaf():

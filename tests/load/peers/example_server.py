@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.load.peers.environments import environment
 from tests.load.peers.llama_cpp_sources import VERSION, sources
-from tests.load.peers.peer import Running, Seat, a_port, server
+from tests.load.peers.peer import Running, Seat, server
+from tests.processes import free_port
 
 # What the head of the script names, but for what is lent.
 _PACKAGES = ("openai", "safetensors", "websockets")
@@ -24,7 +25,7 @@ class ExampleServer:
     def start(self, seat: Seat, folder: Path) -> Iterator[Running]:
         """Run it while the block runs."""
         script = sources() / "examples" / "server" / "server.py"
-        python, port = environment("example-server", *_PACKAGES, lends=True), a_port()
+        python, port = environment("example-server", *_PACKAGES, lends=True), free_port()
         config = {
             "server": {"host": "127.0.0.1", "port": port},
             "model": {

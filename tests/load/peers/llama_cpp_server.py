@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tests.load.peers.environments import environment
 from tests.load.peers.llama_cpp_sources import VERSION
-from tests.load.peers.peer import Running, Seat, a_port, server
+from tests.load.peers.peer import Running, Seat, server
+from tests.processes import free_port
 
 # What the extra "server" of the package names. The package itself is lent.
 _PACKAGES = ("starlette-context>=0.3.6,<0.4", "PyYAML>=5.1")
@@ -22,7 +23,7 @@ class LlamaCppServer:
     @contextmanager
     def start(self, seat: Seat, folder: Path) -> Iterator[Running]:
         """Run it while the block runs."""
-        python, port = environment("llama-cpp-server", *_PACKAGES, lends=True), a_port()
+        python, port = environment("llama-cpp-server", *_PACKAGES, lends=True), free_port()
         settings = {
             "model": seat.model,
             "port": port,

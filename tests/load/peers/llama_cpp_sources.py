@@ -61,7 +61,7 @@ def program(name: str) -> Path:
     build = CACHE / f"llama.cpp-{VERSION}" / "build"
     found = build / "bin" / name
     if not (build / "built").exists():
-        print(f"  building llama.cpp's {' and '.join(_PROGRAMS)}: about ten minutes on two cores, once", flush=True)
+        print(f"  building llama.cpp's {' and '.join(_PROGRAMS)}: this takes minutes, once", flush=True)
         _build(sources() / "vendor" / "llama.cpp", build)
     return found
 

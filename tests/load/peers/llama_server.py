@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.load.peers.llama_cpp_sources import VERSION, libraries, program
-from tests.load.peers.peer import Running, Seat, a_port, server
+from tests.load.peers.peer import Running, Seat, server
+from tests.processes import free_port
 
 
 class LlamaServer:
@@ -19,7 +20,7 @@ class LlamaServer:
     @contextmanager
     def start(self, seat: Seat, folder: Path) -> Iterator[Running]:
         """Run it while the block runs."""
-        port = a_port()
+        port = free_port()
         room = seat.slots * seat.context_tokens
         command = [program("llama-server"), "--model", seat.model, "--port", port, "--parallel", seat.slots]
         command += ["--ctx-size", room, "--threads", seat.threads, "--threads-batch", seat.threads, *self._more]

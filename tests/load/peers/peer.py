@@ -17,7 +17,7 @@ import httpx
 
 from tests.load.peers.wire import Answer, Question, Wire
 from tests.load.usage import cpu_of
-from tests.processes import free_port, until
+from tests.processes import until
 
 _ROOT = Path(__file__).parents[3]
 _START_S = 120.0
@@ -147,11 +147,6 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def a_port() -> int:
-    """Return a port that nobody listens on now."""
-    return free_port()
 
 
 def settle(seconds: float = 0.3) -> None:
