@@ -155,7 +155,7 @@ def test_a_prompt_gets_on_however_slow_the_answers_are() -> None:
     box.token_s = 0.2
     asked(box.scheduler, [1], 100)
     box.step()
-    late = asked(box.scheduler, list(range(100)))
+    late = asked(box.scheduler, list(range(200)))
     box.step()
     first = late.seen  # a guess
     for _ in range(5):
@@ -326,6 +326,35 @@ def test_rows_are_split_and_padded_as_their_costs_say() -> None:
 
     assert (len(batch.rows), [place.number for place in batch.padding]) == (3, [3])
     box.finish(all_)
+
+
+def test_one_that_reads_between_two_that_decode_comes_along() -> None:
+    """Neighbours are computed in one go, and its token counts; in a shared room there are no neighbours."""
+    for pool_tokens, together in ((None, 3), (2000, 2)):
+        box = machine(4, pool_tokens=pool_tokens, gap_s=0.05, place_tokens=1000)
+        one, middle, three = (asked(box.scheduler, [number], 300) for number in range(3))
+        for _ in range(3):
+            box.step()
+        box.scheduler.remove(middle)
+        late = asked(box.scheduler, list(range(500, 900)))
+
+        decoding, chunk = box.step()
+
+        assert late in [row.sequence for row in chunk.rows]
+        assert (len(decoding.rows), late.place == 1) == (together, together == 3)
+        box.finish([one, three, late])
+
+
+def test_where_more_wait_for_their_first_token_the_next_ones_wait_longer() -> None:
+    """Six prompts beside one answer: the chunks are as large as the speed of reading deserves."""
+    box = machine(7, gap_s=0.05, place_tokens=2000)
+    asked(box.scheduler, [1], 300)
+    box.step()
+    for number in range(6):
+        asked(box.scheduler, [number * 1000 + index for index in range(500)])
+    sizes = [max(batch.tokens for batch in box.step()) for _ in range(6)]
+
+    assert sizes[-1] == 64
 
 
 def test_an_answer_that_goes_on_is_computed_as_it_was_while_there_is_time() -> None:

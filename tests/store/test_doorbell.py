@@ -171,3 +171,25 @@ async def test_every_shard_is_heard(redis_url: str, open_store: OpenStore) -> No
         await listener.until(lambda listener: len(listener.cancels) == 12)
 
     assert set(listener.cancels) == set(ids)
+
+
+async def test_a_task_that_rings_alone_is_known(desk: Desk, store: Store) -> None:
+    """Its name is told once; of two that rang, neither is, for then somebody must look which comes first."""
+    listener = Listener()
+    bell = Doorbell(store, on_work=listener.on_work, on_cancel=listener.on_cancel, on_count=listener.on_count)
+    listening_to = asyncio.create_task(bell.run())
+    await bell.heard.wait()
+    told: list[TaskId | None] = [bell.rung()]
+    try:
+        for count in (1, 2):
+            submitted = await asyncio.gather(*(desk.submit() for _ in range(count)))
+            while len(bell._rung) < count:  # noqa: ASYNC110 - a read of the bell rings nothing here
+                await asyncio.sleep(0.001)
+            told += [bell.rung(), bell.rung()]
+            assert count == 2 or told[1] == submitted[0]
+    finally:
+        listening_to.cancel()
+        await asyncio.wait([listening_to])
+
+    assert told[0] is None
+    assert told[2:] == [None, None, None]

@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from sibyl.core.errors import (
     LeaseLost,
     QueueFull,
     SibylError,
+    StoreUnavailable,
     TaskForgotten,
     TooManyTasks,
     UnknownTask,
@@ -20,10 +22,12 @@ from sibyl.core.errors import (
 from sibyl.core.event import Cancelled, Expired, Failed, Started, Terminal
 from sibyl.core.state import State
 from sibyl.core.task import LOCAL_OWNER, Owner, TaskError, TaskId
-from sibyl.store.queue import Limits
+from sibyl.store.connection import Store
+from sibyl.store.queue import Claim, Limits
 from sibyl.store.scripts import Script
 from tests.store.conftest import OpenStore
 from tests.store.desk import LIMITS, Desk, dump, spec
+from tests.topology import SHARDS
 
 OTHER = Owner("other")
 
@@ -792,3 +796,52 @@ async def test_errors_of_the_queue_are_ours(desk: Desk) -> None:
     with pytest.raises(SibylError):
         await desk.submit(limits=Limits(queue_tasks=0, owner_tasks=1, deadline_s=1, retention_s=1))
     assert LIMITS.queue_tasks > 0
+
+
+async def test_many_are_claimed_at_once(desk: Desk) -> None:
+    """In the order of the queue, each under its own nonce; fewer when there are no more."""
+    submitted = [await desk.submit(f"{number}") for number in range(5)]
+
+    claims = await _claim_some(desk, 3)
+    rest = await _claim_some(desk, 9)
+
+    assert {claim.lease.task_id for claim in claims + rest} == set(submitted)
+    assert len({claim.lease.nonce for claim in claims + rest}) == 5
+    assert [len(claims), len(rest)] == [3, 2]
+    if SHARDS == 1:
+        assert [claim.lease.task_id for claim in claims + rest] == submitted
+
+
+async def test_who_knows_that_one_task_waits_claims_it_without_a_look(desk: Desk) -> None:
+    """What rang is taken if it can be had; if not, there is a look."""
+    first, second = await desk.submit(), await desk.submit()
+
+    (claim,) = await _claim_some(desk, 2, rung=second)
+    (other,) = await _claim_some(desk, 2, rung=second)
+
+    assert claim.lease.task_id == second
+    assert other.lease.task_id == first
+
+
+async def test_a_shard_that_fails_costs_no_claim_elsewhere(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of three claims meets a Redis that is away: the other two are ours, and not left to run out."""
+    submitted = [await desk.submit() for _ in range(3)]
+    run = Store.run
+
+    async def flaky(self: Store, script: Script, keys: Sequence[str], *args: str | int | float) -> Any:
+        if script is Script.CLAIM and args[0] == submitted[1]:
+            raise StoreUnavailable()
+        return await run(self, script, keys, *args)
+
+    monkeypatch.setattr(Store, "run", flaky)
+
+    claims = await _claim_some(desk, 3)
+    with pytest.raises(StoreUnavailable):
+        await _claim_some(desk, 3)
+
+    assert {claim.lease.task_id for claim in claims} == {submitted[0], submitted[2]}
+
+
+async def _claim_some(desk: Desk, count: int, *, rung: TaskId | None = None) -> list[Claim]:
+    nonces = [f"worker:{secrets.token_hex(4)}" for _ in range(count)]
+    return await desk.queue.claim_some(nonces, model="m", lease_s=60, max_attempts=3, floor=0, rung=rung)

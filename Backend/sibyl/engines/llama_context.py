@@ -10,6 +10,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ class Part:
     place: int
     token_ids: Sequence[int]
     scored: bool
+
+
+_place = attrgetter("place")
 
 
 class Context:
@@ -104,15 +108,15 @@ class Context:
         if not 0 < count <= self.batch_tokens:
             raise EngineError(f"{count} tokens cannot be computed at once; {self.batch_tokens} can.")
         rows, last = self._rows, -1
-        ends, scored = [], []
-        for part in parts:
+        ends, scored = dict[int, int](), []
+        for part in sorted(parts, key=_place):  # only neighbours in a batch are computed in one go
             first, size = last + 1, len(part.token_ids)
             held = self.held[part.place]
             if not size or held + size > self.place_tokens:
                 raise EngineError(f"{size} tokens cannot be computed after {held} of {self.place_tokens}.")
             last += size
             rows.fill(first, part.token_ids, held, part.place)
-            ends.append(last)
+            ends[part.place] = last
             if part.scored:
                 rows.scored[last] = 1
                 scored.append(last)
@@ -121,7 +125,7 @@ class Context:
         for part in parts:
             self.held[part.place] += len(part.token_ids)
         self._scored = frozenset(scored)
-        return ends
+        return [ends[part.place] for part in parts]
 
     def _decode(self, parts: Sequence[Part], count: int) -> None:
         code = llama.decode(self._pointer, self._rows.batch(count))

@@ -19,8 +19,9 @@ from sibyl.engines.places import SHARED_LEAST_TOKENS, Donor, Move, Place, Places
 from sibyl.engines.row_costs import RowCosts
 from sibyl.engines.sequence import Sequence
 
-CHUNK_LEAST_TOKENS = 8  # of a prompt in each step, however long the step takes without
+CHUNK_LEAST_TOKENS = 16  # of a prompt in each step, however long the step takes without; fewer cost twice as much each
 _FIRST_CHUNK_TOKENS = 32  # beside running answers, before the speed of a chunk is known
+_CHUNK_STEP_TOKENS = 8  # kernels work on tiles
 _PADDING_MOST = 8  # rows in a batch; a tile is seldom wider
 _MARGIN_TOKENS = 16  # free for each sequence that has a place, before another one gets in
 
@@ -120,8 +121,10 @@ class Scheduler:
         decoding = [sequence for sequence in active if _one_by_one(sequence, now)]
         self._make_room(decoding)
         reading = sorted((sequence for sequence in active if not _one_by_one(sequence, now)), key=_importance)
-        batches = self._decode_batches(decoding)
-        if chunk := self._chunk([sequence for sequence in reading if sequence.place is not None], len(decoding)):
+        reading = [sequence for sequence in reading if sequence.place is not None]
+        riders = self._between(decoding, reading)
+        batches = self._decode_batches(decoding, riders)
+        if chunk := self._chunk(reading, len(decoding), riders):
             batches.append(chunk)
         return self.places.take_moves(), batches
 
@@ -200,19 +203,36 @@ class Scheduler:
         self.counters.preemptions += 1
         return victim
 
-    def _decode_batches(self, decoding: Items[Sequence]) -> list[Batch]:
+    def _between(self, decoding: Items[Sequence], reading: Items[Sequence]) -> list[Sequence]:
+        """Return those that read in places between the ones that decode.
+
+        Where places have room of their own, llama.cpp computes only neighbours in one go. So they come along with a
+        token of their prompt, which costs less than their neighbours apart.
+        """
+        places = [sequence.place for sequence in decoding if sequence.place is not None]
+        if self._pool is not None or not places:
+            return []
+        first, last = min(places), max(places)
+        return [
+            sequence
+            for sequence in reading
+            if sequence.readable > 1 and sequence.place is not None and first < sequence.place < last
+        ]
+
+    def _decode_batches(self, decoding: Items[Sequence], riders: Items[Sequence]) -> list[Batch]:
+        sequences = sorted((*decoding, *riders), key=lambda sequence: sequence.place or 0)
         spare = [place for place in self.places.idle if len(place.left) < self._place_tokens][:_PADDING_MOST]
         if self._pool is not None and self._pool.free < 2 * len(decoding):
             spare = []
         batches, first = [], 0
-        for size, padding in self.costs.split(len(decoding), len(spare)):
-            rows = tuple(Row(sequence, 1) for sequence in decoding[first : first + size])
+        for size, padding in self.costs.split(len(sequences), len(spare)):
+            rows = tuple(Row(sequence, 1) for sequence in sequences[first : first + size])
             batches.append(Batch(rows, tuple(spare[:padding])))
             first += size
         return batches
 
-    def _chunk(self, reading: Items[Sequence], decoding: int) -> Batch | None:
-        left = self._chunk_tokens if decoding else self._batch_tokens
+    def _chunk(self, reading: Items[Sequence], decoding: int, riders: Items[Sequence]) -> Batch | None:
+        left = self._beside(len(reading), decoding) if decoding else self._batch_tokens
         if self._pool is not None:
             left = min(left, self._pool.free - decoding)
             if reading and left <= 0:
@@ -220,12 +240,20 @@ class Scheduler:
                 return None
         rows = []
         for sequence in reading:
-            tokens = min(left, sequence.readable)
+            tokens = min(left, sequence.readable - (sequence in riders))
             if tokens <= 0:
                 break
             rows.append(Row(sequence, tokens))
             left -= tokens
         return Batch(tuple(rows), reads=True) if rows else None
+
+    def _beside(self, reading: int, decoding: int) -> int:
+        """Return how many tokens of prompts are read beside running answers.
+
+        Where more wait for their first token than for their next, the next one waits for longer.
+        """
+        tokens = min(self._batch_tokens, self._chunk_tokens * max(1, reading // decoding))
+        return tokens - tokens % _CHUNK_STEP_TOKENS or tokens
 
     def _learn(self, tokens: int, took_s: float) -> None:
         """Set the size of chunks beside running answers by the time that one took."""
@@ -241,7 +269,7 @@ class Scheduler:
 
 def _worth_waiting(donor: Donor) -> bool:
     """Whether somebody is just computing what a newcomer needs."""
-    return donor.later_tokens >= SHARED_LEAST_TOKENS and donor.later_tokens - donor.tokens >= CHUNK_LEAST_TOKENS
+    return donor.later_tokens >= SHARED_LEAST_TOKENS and donor.later_tokens - donor.tokens >= _CHUNK_STEP_TOKENS
 
 
 def _importance(sequence: Sequence) -> tuple[int, int]:
