@@ -62,8 +62,9 @@ class Settings(BaseSettings):
         None, description="tokens that all slots share memory for; none: a whole context each, which is faster"
     )
     target_gap_ms: PositiveFloat = Field(
-        75.0, description="how long running answers may pause for a piece of somebody else's prompt"
+        85.0, description="how long running answers may pause for a piece of somebody else's prompt"
     )
+    flash_attention: bool | None = Field(None, description="llama.cpp's flash attention; none: what is faster here")
     gpu_layers: int = Field(0, ge=-1, description="model layers on the GPU; -1 is all")
     split_mode: Literal["layer", "row", "none"] = Field(
         "layer", description="how several GPUs share the model: by layers, by rows, or none: it is on main_gpu alone"

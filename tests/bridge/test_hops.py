@@ -232,7 +232,7 @@ async def test_a_first_item_takes_those_along_that_rest() -> None:
 
 
 async def test_a_producer_is_told_to_rest_before_it_would_have_to_wait(abort: Abort) -> None:
-    """Half full is backlogged: who looks before each step never stands still in ``emit``."""
+    """Seven of eight places taken is backlogged: who looks before each step never stands still in ``emit``."""
     bridge = Bridge(threads=1, high_water=8)
     gate = asyncio.Event()
     seen: list[bool] = []
@@ -244,9 +244,10 @@ async def test_a_producer_is_told_to_rest_before_it_would_have_to_wait(abort: Ab
         emit(0)
         while emit._buffer:
             time.sleep(0.001)
-        for item in range(1, 6):
+        for item in range(1, 8):
             seen.append(emit.backlogged())
             emit(item)
+        seen.append(emit.backlogged())
         bridge._loop.call_soon_threadsafe(gate.set)
         while emit.backlogged():
             time.sleep(0.001)
@@ -254,7 +255,7 @@ async def test_a_producer_is_told_to_rest_before_it_would_have_to_wait(abort: Ab
     await bridge.run(produce, deliver, abort)
     bridge.close()
 
-    assert seen == [False, False, False, False, True]
+    assert seen == [False] * 7 + [True]
 
 
 async def test_a_hop_that_is_cancelled_fails_those_who_wait_for_it() -> None:

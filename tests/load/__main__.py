@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="benchmark", help=f"{', '.join(BENCHMARKS)}; none runs all")
     parser.add_argument("--scale", type=float, default=1.0, help="this part of the work, where a benchmark knows that")
+    parser.add_argument("--threads", type=int, help="threads that compute, on all sides; none leaves one core free")
     parser.add_argument("--short", action="store_true", help=f"the same as --scale {SHORT}")
     options = parser.parse_args()
     wanted = options.names or list(BENCHMARKS)
@@ -94,8 +95,9 @@ def main() -> None:
     for name in wanted:
         print(f"{name} ...", flush=True)
         began = time.monotonic()
-        scaled = {"scale": SHORT if options.short else options.scale}
-        results[name] = BENCHMARKS[name](**scaled if "scale" in inspect.signature(BENCHMARKS[name]).parameters else {})
+        wishes = {"scale": SHORT if options.short else options.scale, "threads": options.threads}
+        known = inspect.signature(BENCHMARKS[name]).parameters
+        results[name] = BENCHMARKS[name](**{wish: value for wish, value in wishes.items() if value and wish in known})
         table(results[name])
         print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
     RESULTS.mkdir(exist_ok=True)

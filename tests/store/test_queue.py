@@ -823,6 +823,17 @@ async def test_who_knows_that_one_task_waits_claims_it_without_a_look(desk: Desk
     assert other.lease.task_id == first
 
 
+async def test_the_abandoned_may_be_left_to_their_holders(desk: Desk) -> None:
+    """Right after an outage every lease may have run out, and its holder be about to write."""
+    held, _ = await desk.begin("one ")
+    await desk.lapse(held)
+    waiting = await desk.submit()
+
+    claims = [await _claim_some(desk, 5, abandoned=abandoned) for abandoned in (False, True)]
+
+    assert [[claim.lease.task_id for claim in some] for some in claims] == [[waiting], [held]]
+
+
 async def test_a_shard_that_fails_costs_no_claim_elsewhere(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of three claims meets a Redis that is away: the other two are ours, and not left to run out."""
     submitted = [await desk.submit() for _ in range(3)]
@@ -842,6 +853,8 @@ async def test_a_shard_that_fails_costs_no_claim_elsewhere(desk: Desk, monkeypat
     assert {claim.lease.task_id for claim in claims} == {submitted[0], submitted[2]}
 
 
-async def _claim_some(desk: Desk, count: int, *, rung: TaskId | None = None) -> list[Claim]:
+async def _claim_some(desk: Desk, count: int, *, rung: TaskId | None = None, abandoned: bool = True) -> list[Claim]:
     nonces = [f"worker:{secrets.token_hex(4)}" for _ in range(count)]
-    return await desk.queue.claim_some(nonces, model="m", lease_s=60, max_attempts=3, floor=0, rung=rung)
+    return await desk.queue.claim_some(
+        nonces, model="m", lease_s=60, max_attempts=3, floor=0, rung=rung, abandoned=abandoned
+    )

@@ -61,8 +61,8 @@ class Crossing(Generic[T]):
     __call__ = emit
 
     def backlogged(self) -> bool:
-        """Whether the producer should rest: half of what may be buffered is. ``emit`` waits only when all of it is."""
-        return len(self._buffer) >= self._high_water // 2
+        """Whether the producer should rest: seven eighths of its room are taken. ``emit`` waits when all is."""
+        return len(self._buffer) >= self._high_water - self._high_water // 8
 
     def _wait_for_space(self) -> None:
         with self._space:

@@ -31,6 +31,7 @@ from sibyl.engines.decode_thread import DecodeThread
 from sibyl.engines.generation import Generation
 from sibyl.engines.grammar import Grammars
 from sibyl.engines.kv_pool import KvPool
+from sibyl.engines.llama_build import flash_attention_pays
 from sibyl.engines.llama_context import ComputationAborted, Context, Part, PoolFull
 from sibyl.engines.llama_model import Model, SplitMode
 from sibyl.engines.places import Copy, Move
@@ -42,7 +43,7 @@ from sibyl.engines.scheduler import Batch, Row, Scheduler
 CONTEXT_TOKENS = 4096  # a slot's memory grows with it: 0.5 GB for an 8B model at 131 kB a token
 EXACT_RESUME_S = 1.0  # most that a takeover may cost more than it must, for the sake of the same words
 PROMPT_CHUNK_TOKENS = 256  # 94 % of the speed of 512, and twice as many reports of progress
-TARGET_GAP_MS = 75.0
+TARGET_GAP_MS = 85.0
 
 
 class LlamaEngine:
@@ -57,6 +58,7 @@ class LlamaEngine:
         context_tokens: int | None = None,
         pool_tokens: int | None = None,
         target_gap_ms: float = TARGET_GAP_MS,
+        flash_attention: bool | None = None,
         gpu_layers: int = 0,
         split_mode: SplitMode = "layer",
         main_gpu: int = 0,
@@ -76,6 +78,7 @@ class LlamaEngine:
             pool_tokens: all slots share room for so many tokens, at least one context; when it is full, the youngest
                 generation is put aside for a while. None, or room for all: each slot has its own, which is faster.
             target_gap_ms: how long running answers may pause for a chunk of somebody's prompt.
+            flash_attention: None takes what is faster here.
             gpu_layers, split_mode, main_gpu, tensor_split: see ``Model``.
             calibrate: whether to measure what batches cost, and to shape them by that.
             calibration_folder: keeps what was measured for the next start; None keeps nothing.
@@ -100,6 +103,8 @@ class LlamaEngine:
             self._grammars = Grammars(self._model.vocabulary.pieces, self._model.vocabulary.end_ids)
             choices = [threads] if threads else _thread_counts(usable_cores())
             pooled = pool_tokens is not None and pool_tokens < slots * self._context_tokens
+            # In a shared room only flash attention passes by the tokens of others quickly.
+            pays = gpu_layers != 0 or pooled or flash_attention_pays()
             self._context = Context(
                 self._model,
                 places=slots,
@@ -107,6 +112,7 @@ class LlamaEngine:
                 batch_tokens=PROMPT_CHUNK_TOKENS,
                 threads=choices[0],
                 pool_tokens=max(pool_tokens or 0, self._context_tokens) if pooled else None,
+                flash_attention=flash_attention if flash_attention is not None or pays else False,
             )
             self._calibrate = partial(
                 calibrated,

@@ -53,6 +53,7 @@ class Context:
         threads: int,
         batch_threads: int | None = None,
         pool_tokens: int | None = None,
+        flash_attention: bool | None = None,
     ) -> None:
         """Make room.
 
@@ -63,6 +64,8 @@ class Context:
             pool_tokens: the places share room for so many tokens, and what is copied from one to another is there
                 once; None gives each its own. Its own is faster: in a shared pool each token passes all others by.
 
+            flash_attention: None lets llama.cpp choose.
+
         Raises:
             ModelUnusable: llama.cpp cannot make one, for example because memory is short.
         """
@@ -72,6 +75,7 @@ class Context:
         params.n_batch = params.n_ubatch = max(batch_tokens, places)
         params.n_seq_max = params.n_outputs_max = places
         params.n_threads, params.n_threads_batch = threads, batch_threads or threads
+        params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)
         params.no_perf = True
         self._offloaded = model.offloaded
         self._vocabulary_size = model.vocabulary.size

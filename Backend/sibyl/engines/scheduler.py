@@ -19,9 +19,9 @@ from sibyl.engines.places import SHARED_LEAST_TOKENS, Donor, Move, Place, Places
 from sibyl.engines.row_costs import RowCosts
 from sibyl.engines.sequence import Sequence
 
-CHUNK_LEAST_TOKENS = 16  # of a prompt in each step, however long the step takes without; fewer cost twice as much each
-_FIRST_CHUNK_TOKENS = 32  # beside running answers, before the speed of a chunk is known
-_CHUNK_STEP_TOKENS = 8  # kernels work on tiles
+CHUNK_LEAST_TOKENS = 8  # of a prompt in each step, however long the step takes without
+_FIRST_CHUNK_TOKENS = 16  # beside running answers, before the speed of a chunk is known
+_CHUNK_STEP_TOKENS = 4  # kernels work on tiles
 _PADDING_MOST = 8  # rows in a batch; a tile is seldom wider
 _MARGIN_TOKENS = 16  # free for each sequence that has a place, before another one gets in
 
@@ -269,7 +269,7 @@ class Scheduler:
 
 def _worth_waiting(donor: Donor) -> bool:
     """Whether somebody is just computing what a newcomer needs."""
-    return donor.later_tokens >= SHARED_LEAST_TOKENS and donor.later_tokens - donor.tokens >= _CHUNK_STEP_TOKENS
+    return donor.later_tokens >= SHARED_LEAST_TOKENS and donor.later_tokens - donor.tokens >= CHUNK_LEAST_TOKENS
 
 
 def _importance(sequence: Sequence) -> tuple[int, int]:

@@ -45,6 +45,7 @@ class Doorbell:
         self._reads = {shard.number: 0 for shard in store.shards}
         self._read_at = {shard.number: -math.inf for shard in store.shards}
         self.heard = asyncio.Event()  #: set once a read has returned on every shard
+        self._back_at = -math.inf
         self._rung: deque[TaskId] = deque(maxlen=2)  # tasks that rang since somebody asked
 
     @property
@@ -56,6 +57,11 @@ class Doorbell:
     def silent_s(self) -> float:
         """How long no read has returned, on the shard where that is longest; infinite before the first."""
         return time.monotonic() - min(self._read_at.values())
+
+    @property
+    def back_s(self) -> float:
+        """How long ago Redis was out of reach; infinite if it never was."""
+        return time.monotonic() - self._back_at
 
     def rung(self) -> TaskId | None:
         """Return the task that rang since this was asked last, if it was one alone."""
@@ -78,6 +84,8 @@ class Doorbell:
                 if heard is None:
                     newest = await self._store.command("XREVRANGE", shard.bell, "+", "-", "COUNT", 1)
                     heard = str(newest[0][0]) if newest else "0-0"
+                if failures:
+                    self._back_at = time.monotonic()
                 if not proof:
                     self._on_work()
                 # An explicit id, never "$": what rings between two reads is heard by the second.

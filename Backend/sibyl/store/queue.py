@@ -183,12 +183,14 @@ class TaskQueue:
         max_attempts: int,
         floor: int,
         rung: TaskId | None = None,
+        abandoned: bool = True,
     ) -> list[Claim]:
         """Take the next tasks, abandoned ones first, as many as there are nonces, or fewer if there is no more to do.
 
         Args:
             nonces: each unique to this call.
             floor: the highest epoch that this worker ever saw.
+            abandoned: also those whose lease ran out.
             rung: for who knows that nothing else waits: this task alone, without a look, unless it cannot be had.
         """
         left, claims, failures = list(nonces), list[Claim](), list[StoreUnavailable]()
@@ -221,7 +223,7 @@ class TaskQueue:
                 return claims
         # Those that could not be had have ended or are another worker's, so the next look shows what is behind.
         while left and not failures:
-            candidates = [task_id for task_id in await self._claimable(len(left)) if task_id not in tried]
+            candidates = [task_id for task_id in await self._claimable(len(left), abandoned) if task_id not in tried]
             if not candidates:
                 break
             while left and candidates and not failures:
@@ -300,7 +302,7 @@ class TaskQueue:
             raise failure
         return ended
 
-    async def _claimable(self, most: int) -> Sequence[TaskId]:
+    async def _claimable(self, most: int, abandoned: bool) -> Sequence[TaskId]:
         """What may be claimed, best first: the abandoned, then by priority, then by the place in the shard's queue."""
         looks, failure = await _reachable([self._due(shard, most + _SPARE_CANDIDATES) for shard in self._store.shards])
         if failure is not None and not any(due.abandoned or due.waiting for due in looks):
@@ -309,7 +311,7 @@ class TaskQueue:
         waiting = [(band, place, task_id) for due in looks for place, (task_id, band) in enumerate(due.waiting)]
         waiting.sort(key=lambda found: found[:2])
         return [
-            *(task_id for due in looks for task_id in due.abandoned),
+            *(task_id for due in looks for task_id in due.abandoned if abandoned),
             *(task_id for _, _, task_id in waiting),
         ]
 

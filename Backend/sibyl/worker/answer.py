@@ -22,6 +22,7 @@ from sibyl.store.queue import TaskQueue
 logger = logging.getLogger(__name__)
 
 _RESEND_OUTPUTS = 256  # most outputs sent in one append when a gap is filled
+_RETRY_MOST_S = 0.25  # a holder tries more often than whoever looks for abandoned tasks, so that it is back first
 
 
 class Answer:
@@ -133,7 +134,7 @@ class Answer:
                 self._failures += 1
                 self._tell_once(outcome, self._failures)
                 self._under_way = True
-                self._loop.call_later(backoff_s(self._failures), self._send_again)
+                self._loop.call_later(backoff_s(self._failures, most_s=_RETRY_MOST_S), self._send_again)
             case _:
                 self._done(outcome)
 

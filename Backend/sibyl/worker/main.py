@@ -80,6 +80,7 @@ def load_engine(settings: Settings) -> Engine:
                     context_tokens=settings.context_tokens,
                     pool_tokens=settings.pool_tokens,
                     target_gap_ms=settings.target_gap_ms,
+                    flash_attention=settings.flash_attention,
                     gpu_layers=settings.gpu_layers,
                     split_mode=settings.split_mode,
                     main_gpu=settings.main_gpu,

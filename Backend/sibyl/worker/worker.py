@@ -30,6 +30,7 @@ from sibyl.worker.hearing import HEARD_S, Hearing
 
 logger = logging.getLogger(__name__)
 
+HOLDERS_FIRST_S = 1.0  # so long after an outage nobody takes over what its holder may just have gone on with
 COUNTS = 4  # prompts counted at a time; who asks for more gets no answer and does without
 
 
@@ -139,6 +140,8 @@ class Worker:
             max_attempts=self._pace.max_attempts,
             floor=self._epoch_floor,
             rung=rung,
+            # All leases may have run out while Redis was away; their holders write as soon as it is back.
+            abandoned=self._doorbell.back_s > HOLDERS_FIRST_S,
         )
         for claim in claims:
             self._begin(claim, group)

@@ -155,8 +155,12 @@ def settle(seconds: float = 0.3) -> None:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return how many cores to compute with: one is left to what takes questions and gives answers, on all sides.
+
+    As Sibyl does by default. With a thread on every core, threads that compute in step wait for whoever shares a core
+    with the rest, and the times say more of that than of the sides.
+    """
+    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def _family(pid: int) -> list[int]:
