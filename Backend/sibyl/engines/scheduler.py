@@ -232,7 +232,7 @@ class Scheduler:
         return batches
 
     def _chunk(self, reading: Items[Sequence], decoding: int, riders: Items[Sequence]) -> Batch | None:
-        left = self._beside(len(reading), decoding) if decoding else self._batch_tokens
+        left = self._beside(len(reading)) if decoding else self._batch_tokens
         if self._pool is not None:
             left = min(left, self._pool.free - decoding)
             if reading and left <= 0:
@@ -247,18 +247,19 @@ class Scheduler:
             left -= tokens
         return Batch(tuple(rows), reads=True) if rows else None
 
-    def _beside(self, reading: int, decoding: int) -> int:
-        """Return how many tokens of prompts are read beside running answers.
+    def _beside(self, reading: int) -> int:
+        """Return how many tokens of prompts are read beside running answers: for each prompt as long as the gap allows.
 
-        Where more wait for their first token than for their next, the next one waits for longer.
+        One that comes late delays the others by no more than the gap. A crowd that comes at once would wait for ever.
         """
-        tokens = min(self._batch_tokens, self._chunk_tokens * max(1, reading // decoding))
+        tokens = min(self._batch_tokens, self._chunk_tokens * reading)
         return tokens - tokens % _CHUNK_STEP_TOKENS or tokens
 
     def _learn(self, tokens: int, took_s: float) -> None:
         """Set the size of chunks beside running answers by the time that one took."""
-        # Where single tokens alone take the whole gap, as long again: a prompt must get on as well.
-        time_s = max(self._target_gap_s - self._decode_s, self._decode_s)
+        # Where single tokens alone take the whole gap, twice as long again: a prompt must get on as well, and in small
+        # chunks each of its tokens costs more.
+        time_s = max(self._target_gap_s - self._decode_s, 2 * self._decode_s)
         if math.isinf(time_s):
             self._chunk_tokens = self._batch_tokens
         elif tokens >= self._chunk_tokens or took_s > time_s:  # the small rest of a prompt says nothing of large ones
