@@ -119,7 +119,7 @@ class LlamaEngine:
                 self._context,
                 model_path=model_path,
                 threads=choices,
-                rows=calibrate and slots > 1 and not self._model.recurrent,
+                rows=calibrate and slots > 1 and self._model.divisible,
                 folder=calibration_folder,
             )
             pool = self._context.pool_tokens
@@ -129,7 +129,7 @@ class LlamaEngine:
                 batch_tokens=self._context.batch_tokens,
                 pool=None if pool is None else KvPool(slots, pool),
                 target_gap_s=target_gap_ms / 1000,
-                reuses=not self._model.recurrent,
+                reuses=self._model.divisible,
             )
             self._decoding = DecodeThread(
                 prepare=self._prepare, step=self._step, abort=self._context.abort, on_death=on_death

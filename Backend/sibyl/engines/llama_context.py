@@ -78,6 +78,7 @@ class Context:
         params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)
         params.no_perf = True
         self._offloaded = model.offloaded
+        self._divisible = model.divisible
         self._vocabulary_size = model.vocabulary.size
         self._pooled = pool_tokens is not None
         self._pointer = llama.context_new(model.pointer, params)
@@ -150,14 +151,14 @@ class Context:
 
     def trim(self, place: int, tokens: int) -> None:
         """Keep only the first ``tokens`` of a place; none, if the model cannot take back a part. See ``held``."""
-        if not llama.sequence_remove(self._memory, place, tokens, -1):
+        if not self._divisible or not llama.sequence_remove(self._memory, place, tokens, -1):
             llama.sequence_remove(self._memory, place, -1, -1)
             tokens = 0
         self.held[place] = min(tokens, self.held[place])
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Have ``target`` hold the first ``tokens`` of ``source``, and nothing else. See ``held``."""
-        if source == target or not 0 <= tokens <= self.held[source]:
+        if not self._divisible or source == target or not 0 <= tokens <= self.held[source]:
             raise EngineError(f"{tokens} of {self.held[source]} tokens cannot be copied from {source} to {target}.")
         llama.sequence_remove(self._memory, target, -1, -1)
         if self._pooled:

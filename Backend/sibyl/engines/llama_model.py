@@ -75,8 +75,10 @@ class Model:
             self.close()
             raise ModelUnusable(f"{path} has no vocabulary.")
         self.offloaded = gpu_layers != 0
-        #: whether its memory is a running state, of which no part can be taken back or shared
-        self.recurrent = bool(llama.is_recurrent(self._pointer) or llama.is_hybrid(self._pointer))
+        # A running state has no parts. Of tokens outside a sliding window llama.cpp may have given the cells to others.
+        recurrent = llama.is_recurrent(self._pointer) or llama.is_hybrid(self._pointer)
+        self.divisible = not recurrent and llama.window_tokens(self._pointer) <= 0
+        """Whether a part of a sequence's memory can be taken back, or shared."""
         self.context_tokens = int(llama.n_ctx_train(self._pointer))  #: what it was trained for
         self.name = self.metadata("general.name") or path.stem
         template = llama.chat_template(self._pointer, None)
