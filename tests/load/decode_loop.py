@@ -32,7 +32,7 @@ def measure(*, scale: float = 1.0, threads: int | None = None) -> dict[str, Any]
     figures: dict[str, Any] = {
         "what": f"tokens/s while {', '.join(map(str, SEQUENCES))} answers are written, 120M random weights, "
         f"{threads} threads, prompts of {PROMPT_TOKENS}, {tokens} tokens, {rounds} rounds",
-        "flash attention": "as llama.cpp decides, on both sides",
+        "flash attention": "as Sibyl chooses on this processor, on both sides",
         "goal": f"{GOAL} at 16, in room of the kind that the worker has (each its own)",
     }
     try:

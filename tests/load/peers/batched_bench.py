@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from sibyl.engines.llama_build import flash_attention_pays
 from tests.load.peers.llama_cpp_sources import libraries, program
 
 _LEAST_SEQUENCES = 16  # it warms up with so many, whatever it is asked for
@@ -25,6 +26,7 @@ def tokens_per_s(
     command = [program("llama-batched-bench"), "--model", model, "--output-format", "jsonl"]
     command += ["-npp", prompt_tokens, "-ntg", tokens, "-npl", ",".join(map(str, asked))]
     command += ["--threads", threads, "--threads-batch", threads, "--ctx-size", room * _padded(prompt_tokens + tokens)]
+    command += ["--flash-attn", "auto" if unified or flash_attention_pays() else "off"]  # as Sibyl chooses
     command += ["--kv-unified" if unified else "--no-kv-unified"]
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, env=libraries(), timeout=_LIMIT_S
