@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         None, description="tokens that all slots share memory for; none: a whole context each, which is faster"
     )
     target_gap_ms: PositiveFloat = Field(
-        85.0, description="how long running answers may pause for a piece of somebody else's prompt"
+        85.0, description="how long running answers may pause for each prompt that is read beside them"
     )
     flash_attention: bool | None = Field(None, description="llama.cpp's flash attention; none: what is faster here")
     gpu_layers: int = Field(0, ge=-1, description="model layers on the GPU; -1 is all")

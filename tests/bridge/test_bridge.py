@@ -14,6 +14,7 @@ from sibyl.bridge.bridge import Bridge
 from sibyl.bridge.crossing import Crossing
 from sibyl.bridge.hops import Hops
 from sibyl.core.errors import BridgeClosed, BridgeEnded, BridgeError, DeliveryFailed, LeaseLost, TaskCancelled
+from tests.processes import until as looked_until
 
 Emit = Callable[[int], None]
 
@@ -579,14 +580,13 @@ def test_a_loop_that_closes_before_the_hop_began(waits: bool, monkeypatch: pytes
             emitted.set()
             while True:
                 crossing.emit(2)
-                time.sleep(0.001)
+                time.sleep(0.001)  # not a wait: a producer at a pace, which must notice the closed loop by itself
         except BaseException as error:
             errors.append(error)
 
     producer = threading.Thread(target=produce)
     producer.start()
-    while not crossing._called:
-        time.sleep(0.001)
+    looked_until(lambda: crossing._called, limit_s=10, what="the first item")
     loop.close()
     producer.join(5)
     gc.collect()

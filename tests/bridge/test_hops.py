@@ -14,6 +14,7 @@ from sibyl.bridge.bridge import Bridge
 from sibyl.bridge.crossing import Crossing
 from sibyl.bridge.hops import Hops
 from sibyl.core.errors import BridgeClosed, DeliveryFailed, LeaseLost
+from tests.processes import until
 
 LONG_S = 3600.0
 
@@ -170,15 +171,13 @@ async def test_a_hop_that_rests_carries_more() -> None:
 
     def produce(emit: Crossing[int]) -> None:
         emit(0)
-        while not rests.asked.is_set() or under_way(emit):
-            time.sleep(0.001)
+        until(lambda: rests.asked.is_set() and not under_way(emit), limit_s=10, what="the hop")
         rests.asked.clear()
         began = time.monotonic()
         for item in range(1, 4):
             emit(item)
             rests.asked.wait(5)
-        while under_way(emit):
-            time.sleep(0.001)
+        until(lambda: not under_way(emit), limit_s=10, what="the hop")
         assert time.monotonic() - began >= 0.045
 
     batches = await run(bridge, produce)
@@ -193,8 +192,7 @@ async def test_neither_a_first_item_nor_the_end_rests() -> None:
 
     def produce(emit: Crossing[int]) -> None:
         emit(0)
-        while under_way(emit):
-            time.sleep(0.001)
+        until(lambda: not under_way(emit), limit_s=10, what="the hop")
         emit(1)
         emit(2)
 
@@ -210,14 +208,12 @@ async def test_a_first_item_takes_those_along_that_rest() -> None:
 
     def old(emit: Crossing[int]) -> None:
         emit(0)
-        while under_way(emit):
-            time.sleep(0.001)
+        until(lambda: not under_way(emit), limit_s=10, what="the hop")
         rests.asked.clear()
         emit(1)
         rests.asked.wait(5)
         resting.set()
-        while under_way(emit):
-            time.sleep(0.001)
+        until(lambda: not under_way(emit), limit_s=10, what="the hop")
         emit(2)
 
     def new(emit: Crossing[int]) -> None:
@@ -242,15 +238,13 @@ async def test_a_producer_is_told_to_rest_before_it_would_have_to_wait(abort: Ab
 
     def produce(emit: Crossing[int]) -> None:
         emit(0)
-        while emit._buffer:
-            time.sleep(0.001)
+        until(lambda: not emit._buffer, limit_s=10, what="the hop")
         for item in range(1, 8):
             seen.append(emit.backlogged())
             emit(item)
         seen.append(emit.backlogged())
         bridge._loop.call_soon_threadsafe(gate.set)
-        while emit.backlogged():
-            time.sleep(0.001)
+        until(lambda: not emit.backlogged(), limit_s=10, what="the hop")
 
     await bridge.run(produce, deliver, abort)
     bridge.close()
@@ -265,13 +259,11 @@ async def test_a_hop_that_is_cancelled_fails_those_who_wait_for_it() -> None:
 
     def produce(emit: Crossing[int]) -> None:
         emit(0)
-        while under_way(emit):
-            time.sleep(0.001)
+        until(lambda: not under_way(emit), limit_s=10, what="the hop")
         rests.asked.clear()
         emit(1)
         rests.asked.wait(5)
-        while emit.failure is None:
-            time.sleep(0.001)
+        until(lambda: emit.failure is not None, limit_s=10, what="the hop")
         emit(2)
 
     running = asyncio.create_task(run(bridge, produce))

@@ -153,7 +153,7 @@ class Server:
             self.node = group.fail_over("pause")
         else:
             self.node = group.fail_over("ask")
-        time.sleep(pause_s)
+        time.sleep(pause_s)  # not a wait: how long the fault lasts
         if how == "kill":
             old.start()
         elif how == "freeze":

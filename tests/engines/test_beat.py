@@ -43,7 +43,7 @@ def test_those_of_one_pace_are_stepped_together_by_one_thread() -> None:
     players = [threading.Thread(target=play) for _ in range(8)]
     for player in players:
         player.start()
-        time.sleep(0.0013)
+        time.sleep(0.0013)  # not a wait: they begin out of step, which is what is tested
     for player in players:
         player.join(10)
 

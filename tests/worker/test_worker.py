@@ -88,6 +88,7 @@ async def test_the_more_urgent_comes_first(desk: Desk) -> None:
         await desk.end(tasks[1])
 
     assert [request.messages[0].content[-1] for request in engine.requests] == ["c", "a", "d", "b"]
+    assert [request.priority for request in engine.requests] == [9, 5, 5, 0]  # an engine goes by it as well
 
 
 async def test_a_waiting_task_is_cancelled_at_once(desk: Desk) -> None:

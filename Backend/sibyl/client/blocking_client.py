@@ -204,4 +204,4 @@ class Client:
     def _wait(self, pause: Pause) -> None:
         if self._on_pause is not None:
             self._on_pause(pause)
-        time.sleep(pause.wait_s)
+        time.sleep(pause.wait_s)  # what the server asked for, or the backoff; the caller's thread is ours until then

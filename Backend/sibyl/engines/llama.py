@@ -77,7 +77,8 @@ class LlamaEngine:
                 most 4096. Never more than the model was trained for.
             pool_tokens: all slots share room for so many tokens, at least one context; when it is full, the youngest
                 generation is put aside for a while. None, or room for all: each slot has its own, which is faster.
-            target_gap_ms: how long running answers may pause for a chunk of somebody's prompt.
+            target_gap_ms: how long running answers may pause for each prompt that is read beside them; longer where
+                one token of all of them takes more than a third of it.
             flash_attention: None takes what is faster here.
             gpu_layers, split_mode, main_gpu, tensor_split: see ``Model``.
             calibrate: whether to measure what batches cost, and to shape them by that.

@@ -1,8 +1,9 @@
 """What the model computes next. Pure: it knows no model, no clock and no thread.
 
-A step is a few batches: first one token of every sequence that decodes, together or as the costs of rows advise; then
-a chunk of the prompts that are still to be read, no longer than fits into the gap that running answers may have. Every
-batch is of one of these kinds, so a prompt that is stopped or fails takes no answer with it.
+A step is a few batches: first one token of every sequence that decodes, together or as the costs of rows advise; then a
+chunk of the prompts that are still to be read: for each of them as much as fits into the gap that running answers may
+have, or into twice the time that their own tokens take, if that is longer. Every batch is of one of these kinds, so a
+prompt that is stopped or fails takes no answer with it.
 
 A sequence gets a place when there is one, most important first, and if what is known of it fits: nothing is reserved
 for what it may come to write. When the shared room is full, tokens left behind go first; then the sequence that is
@@ -79,7 +80,7 @@ class Scheduler:
             batch_tokens: most tokens of a batch.
             pool: room that all places share; None when each has its own.
             costs: of batches of single tokens; None computes all together.
-            target_gap_s: most time between two tokens of an answer, where prompts beside it can be cut so small.
+            target_gap_s: time between two tokens of an answer while one prompt is read beside it.
             reuses: whether tokens that were computed for one sequence can serve another.
         """
         self.places = Places(places, pool=pool, reuses=reuses)

@@ -84,6 +84,7 @@ class Attempt:
                 messages=self.claim.spec.messages,
                 sampling=self.claim.spec.sampling,
                 abort=self.abort,
+                priority=self.claim.spec.priority,
                 stored=tuple(stored),
                 on_progress=on_progress,
                 backlogged=on_tokens.backlogged,
