@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests.load.usage import cpu_of
 from tests.processes import Serve, serving
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PARTS = {"api": "sibyl api", "worker": "sibyl worker", "redis": "redis-server"}
 TOKENS_PER_S = 50  # a stream's pace; about what a person reads, five times over
@@ -128,7 +128,7 @@ async def _open(serve: Serve, task_id: str) -> tuple[asyncio.StreamReader, async
 def _use(serve: Serve, part: str) -> Use:
     pid = serve.child(PARTS[part])
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Use(cpu_s=(int(fields[11]) + int(fields[12])) / TICKS_PER_S, rss_bytes=int(fields[21]) * PAGE_BYTES)
+    return Use(cpu_s=cpu_of(pid).total_s, rss_bytes=int(fields[21]) * PAGE_BYTES)
 
 
 if __name__ == "__main__":

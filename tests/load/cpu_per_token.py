@@ -7,7 +7,6 @@ process of its own with the same threads and the same pace, is taken off the wor
 import asyncio
 import contextlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -25,9 +24,9 @@ from sibyl.core.event import Output
 from sibyl.core.task import Message, SamplingParams
 from sibyl.engines.base import GenerationRequest
 from sibyl.engines.scripted import ScriptedEngine
+from tests.load.usage import cpu_of
 from tests.processes import Serve, serving
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PARTS = {"worker": "sibyl worker", "redis": "redis-server", "api": "sibyl api"}
 STREAMS = 16
 PACE = 60  # tokens/s of one stream
@@ -75,11 +74,11 @@ def measure(*, scale: float = 1.0) -> dict[str, Any]:
 
 
 async def _round(serve: Serve, load: Load) -> dict[str, float]:
-    before = {part: cpu_s(serve.child(word)) for part, word in PARTS.items()}
+    before = {part: cpu_of(serve.child(word)).total_s for part, word in PARTS.items()}
     began = time.monotonic()
     await asyncio.gather(*(_ask_and_read(serve.url, load.question) for _ in range(load.streams)))
     took_s = time.monotonic() - began
-    cost = {part: 1e6 * (cpu_s(serve.child(word)) - before[part]) / load.total for part, word in PARTS.items()}
+    cost = {part: 1e6 * (cpu_of(serve.child(word)).total_s - before[part]) / load.total for part, word in PARTS.items()}
     return cost | {"tokens_per_s": load.total / took_s}
 
 
@@ -110,12 +109,6 @@ async def _head_of(url: str, request: str, headers: str, body: str) -> str:
     if " 202 " not in reply.splitlines()[0]:
         raise RuntimeError(reply)
     return reply.partition("\r\n\r\n")[2]
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used, all its threads and the kernel's work for it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def bare_engine_us(load: Load) -> float:
