@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sibyl.core.errors import ProcessError
+from sibyl.speech.catalogue import SpeechSettings
+from sibyl.speech.session import SessionLimits
 
 
 def default_data_dir() -> Path:
@@ -79,6 +81,28 @@ class Settings(BaseSettings):
     upstream_api_key: SecretStr | None = Field(None, description="its key")
     upstream_model: str | None = Field(None, description="its model; none takes the first that it lists")
 
+    # Speech
+    speech_provider: Literal["auto", "pocketsphinx", "faster_whisper", "deepgram", "scripted"] = Field(
+        "auto", description="what hears when a client does not say; auto: deepgram if it has a key, else pocketsphinx"
+    )
+    speech_sessions: PositiveInt = Field(10, le=1000, description="people that one API process hears at a time")
+    speech_idle_s: PositiveFloat = Field(30.0, description="a speech session without any frame for so long is ended")
+    speech_session_s: PositiveFloat = Field(10800.0, description="longest speech session")
+    speech_backlog_s: PositiveFloat = Field(30.0, description="audio that may wait for the recogniser")
+    speech_grace_s: PositiveFloat = Field(15.0, description="how long a cut speech session waits for its client")
+    speech_drain_s: PositiveFloat = Field(30.0, description="how long the rest may be heard after the end of the audio")
+    whisper_model: str = Field("base.en", description="folder or hub name of a CTranslate2 Whisper model")
+    deepgram_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("deepgram_api_key", "SIBYL_DEEPGRAM_API_KEY", "DEEPGRAM_API_KEY"),
+        description="key for Deepgram; DEEPGRAM_API_KEY is read as well",
+    )
+    deepgram_url: str = Field(
+        "https://api.deepgram.com", description="where Deepgram is, for its own servers or a proxy"
+    )
+    deepgram_model: str = Field("nova-3", description="Deepgram's model")
+    upload_bytes: PositiveInt = Field(25 * 1024 * 1024, description="largest audio file to transcribe")
+
     # Limits of one request; those of single fields stand in wire/tasks.py
     body_bytes: PositiveInt = Field(256 * 1024, description="largest request body")
 
@@ -120,6 +144,32 @@ class Settings(BaseSettings):
         if self.engine == "openai" and not self.upstream_url:
             raise ValueError("--engine openai needs --upstream URL (SIBYL_UPSTREAM_URL)")
         return self
+
+
+def speech_settings(settings: Settings) -> SpeechSettings:
+    """Return what the recognisers need to know."""
+    key = settings.deepgram_api_key
+    return SpeechSettings(
+        provider=settings.speech_provider,
+        sessions=settings.speech_sessions,
+        threads=settings.threads or 1,
+        whisper_model=settings.whisper_model,
+        deepgram_api_key=None if key is None else key.get_secret_value(),
+        deepgram_url=settings.deepgram_url,
+        deepgram_model=settings.deepgram_model,
+        scripted=settings.speech_provider == "scripted",
+    )
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """Return what a speech session may cost."""
+    return SessionLimits(
+        idle_s=settings.speech_idle_s,
+        session_s=settings.speech_session_s,
+        backlog_s=settings.speech_backlog_s,
+        grace_s=settings.speech_grace_s,
+        drain_s=settings.speech_drain_s,
+    )
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

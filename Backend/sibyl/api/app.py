@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import sibyl
-from sibyl.api import docs, errors, fortunes, health, page, questions, tasks
+from sibyl.api import docs, errors, fortunes, health, page, questions, tasks, transcribe
 from sibyl.api.body import BodyLimit
 from sibyl.api.context import Context
 from sibyl.api.hosts import TrustedHosts, trusted_hosts
@@ -51,6 +51,7 @@ def create_app(settings: Settings, store: Store, *, on_failure: Callable[[], Non
             for running in beside:
                 running.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            await context.sessions.aclose()
             await store.close()
 
     def failed(running: asyncio.Task[None]) -> None:
@@ -73,7 +74,7 @@ def create_app(settings: Settings, store: Store, *, on_failure: Callable[[], Non
     app.add_middleware(BodyLimit, body_bytes=settings.body_bytes)
     app.add_middleware(TrustedHosts, names=trusted_hosts(settings.host, settings.trusted_hosts))
     docs.install(app)
-    for routes in (questions.router, fortunes.router, tasks.router, health.router):
+    for routes in (questions.router, fortunes.router, tasks.router, health.router, transcribe.router):
         app.include_router(routes)
     page.mount(app)
     return app

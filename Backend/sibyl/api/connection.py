@@ -13,6 +13,7 @@ from typing import cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD_S = 20.0  # from the connection, or the first byte of a further request, to the end of its headers
 
@@ -93,6 +94,15 @@ else:
             super().on_headers_complete()
 
     Connection = HttptoolsConnection
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """A WebSocket that can be cut."""
+
+    async def run_asgi(self) -> None:
+        """Serve the connection."""
+        cast("dict[str, object]", self.scope["extensions"])[_EXTENSION] = {"cut": self.transport.abort}
+        await super().run_asgi()
 
 
 def cut(scope: Scope) -> None:

@@ -5,9 +5,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from sibyl.api.draining import Draining
-from sibyl.config import Settings
+from sibyl.config import Settings, session_limits, speech_settings
 from sibyl.core.errors import TooManyFollowers
 from sibyl.core.task import LOCAL_OWNER, Owner, TaskId
+from sibyl.speech.catalogue import Catalogue
+from sibyl.speech.sessions import Sessions
 from sibyl.store.connection import Store
 from sibyl.store.counting import PromptCounting
 from sibyl.store.feed import Feed
@@ -34,6 +36,10 @@ class Context:
             deadline_s=settings.deadline_s,
             retention_s=settings.retention_s,
         )
+        self.sessions = Sessions(
+            Catalogue(speech_settings(settings)), session_limits(settings), most=settings.speech_sessions
+        )
+        self.sockets = 0  #: open speech connections
         self.draining = Draining()  #: set: event streams are cut, for their followers to go elsewhere
         self.followers = 0  #: open event streams
 

@@ -44,7 +44,7 @@ class TrustedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look at the name, pass on or refuse."""
-        if scope["type"] == "http" and self._names is not None:
+        if scope["type"] in ("http", "websocket") and self._names is not None:
             host = Headers(scope=scope).get("host", "localhost").lower()
             name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
             if name not in self._names:

@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 
 from sibyl.api.app import create_app
-from sibyl.api.connection import Connection
+from sibyl.api.connection import Connection, WebSocketConnection
 from sibyl.api.context import Context
 from sibyl.api.listening import bind
 from sibyl.config import Settings
@@ -25,6 +25,8 @@ REQUESTS_S = 5  # requests under way may take so long after the drain began
 BACKLOG = 2048
 # Longer than clients keep an idle connection: else both end it in the same moment, and a request is lost on it.
 KEEP_ALIVE_S = 75
+SOCKET_FRAME_BYTES = 1024 * 1024  # beyond it the connection is closed with 1009 without a word of ours
+SPEECH_S = 5.0  # what was said may be told for so long after the drain began
 # A log that is replayed is tens of thousands of objects that live for some milliseconds and are no garbage. By default
 # the collector looks through all of them again and again.
 COLLECT_AFTER = 5_000
@@ -49,6 +51,9 @@ def run(settings: Settings, *, fd: int | None = None) -> None:
     config = uvicorn.Config(
         app="",  # set below, on the loop
         http=Connection,
+        ws=WebSocketConnection,
+        ws_max_size=SOCKET_FRAME_BYTES,
+        ws_per_message_deflate=False,  # audio does not get smaller
         log_config=None,
         access_log=False,
         backlog=BACKLOG,
@@ -98,19 +103,37 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
         self._context = context
+        self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on the first signal, leave at once on the second."""
-        if self.should_exit:
-            self.force_exit = True
+        if self._context.draining.is_set():
+            self.should_exit = self.force_exit = True
         self.drain()
 
     def drain(self) -> None:
-        """Stop listening and cut the event streams; their followers come back with their cursors, here or elsewhere."""
-        if not self.should_exit:
-            logger.info("Draining", extra={"action": "drain", "followers": self._context.followers})
-        self.should_exit = True
+        """Stop listening, cut the event streams, and have those who speak told what they said; then exit.
+
+        Followers come back with their cursors, here or elsewhere.
+        """
+        if self._context.draining.is_set():
+            return
+        sessions = self._context.sessions
+        facts = {"followers": self._context.followers, "speech_sessions": len(sessions)}
+        logger.info("Draining", extra={"action": "drain", **facts})
         self._context.draining.set()
+        if sessions:
+            # A signal handler runs between two steps of the loop, which may be asleep.
+            self._loop.call_soon_threadsafe(self._drain_speech)
+        else:
+            self.should_exit = True
+
+    def _drain_speech(self) -> None:
+        # uvicorn closes all sockets as soon as it is to exit; those who speak are told before.
+        for server in self.servers:
+            server.close()
+        draining = self._loop.create_task(self._context.sessions.drain(SPEECH_S), name="drain speech")
+        draining.add_done_callback(lambda _: setattr(self, "should_exit", True))
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:

@@ -27,6 +27,8 @@ FLAGS: Mapping[str, tuple[str, str]] = {  # flag: setting, what to write there
     "--gpu-layers": ("gpu_layers", "N"),
     "--upstream": ("upstream_url", "URL"),
     "--upstream-model": ("upstream_model", "NAME"),
+    "--speech-provider": ("speech_provider", ""),
+    "--whisper-model": ("whisper_model", "MODEL"),
     "--log-level": ("log_level", ""),
     "--log-format": ("log_format", ""),
 }

@@ -5,6 +5,8 @@
             InvalidCursor
             PromptTooLong
             IdempotencyMismatch
+            AudioUnreadable     a file is no audio that we can decode
+            AudioTooLong
         UnknownTask             no such task, or another owner's
         TaskForgotten           it existed; it was deleted or its retention ended
         QueueFull               try again later
@@ -14,12 +16,18 @@
             StoreFull           Redis refuses writes
         StoreUnsuitable         Redis is reachable but must not be used
         LogUnreadable           another version wrote it; ask a node of that version
+        WriteFailed             an answer could not be written for a fault of our own
         LeaseLost               another worker owns the task now; stop
         TaskCancelled           the client asked to stop
         DeadlinePassed          the task's time is over
         EngineError             the model could not answer
             ModelUnusable       the model cannot be loaded
             UpstreamError       the remote model server failed
+            TextUnwritable      the model's text is no Unicode
+        RecogniserFailed        what was said could not be heard
+            RecogniserUnavailable   it is not installed, or its model is missing
+            RecogniserBusy      it hears as many as it can
+            VendorRefused       a vendor of speech recognition does not accept our key
         BridgeError
             BridgeClosed        the event loop is gone
             BridgeEnded         a callback came after the end
@@ -69,6 +77,16 @@ class PromptTooLong(InvalidRequest):
 
 class IdempotencyMismatch(InvalidRequest):
     """This Idempotency-Key was used with another request. Use a new key for a new question."""
+
+
+class AudioUnreadable(InvalidRequest):
+    """This is no audio that can be read. Send a whole WAV, FLAC, Ogg or MP3 file."""
+
+    status = 415
+
+
+class AudioTooLong(InvalidRequest):
+    """The recording is too long. Cut it into parts."""
 
 
 class UnknownTask(SibylError):
@@ -130,6 +148,10 @@ class LogUnreadable(SibylError):
     retry_after_s = 5
 
 
+class WriteFailed(SibylError):
+    """The answer could not be written for an unexpected error; the worker's log has the details."""
+
+
 class LeaseLost(SibylError):
     """Another worker owns the task now."""
 
@@ -158,6 +180,33 @@ class ModelUnusable(EngineError):
 
 class UpstreamError(EngineError):
     """The remote model server failed."""
+
+    status = 502
+
+
+class TextUnwritable(EngineError):
+    """The model wrote text that is no valid Unicode, which cannot be stored. Ask again, or use another model."""
+
+
+class RecogniserFailed(SibylError):
+    """The speech recogniser failed."""
+
+
+class RecogniserUnavailable(RecogniserFailed):
+    """The speech recogniser cannot be loaded."""
+
+    status = 503
+
+
+class RecogniserBusy(RecogniserFailed):
+    """As many people are heard as can be. Try again in a moment."""
+
+    status = 429
+    retry_after_s = 5
+
+
+class VendorRefused(RecogniserFailed):
+    """The vendor of speech recognition does not accept our key."""
 
     status = 502
 
