@@ -23,17 +23,20 @@ import httpx
 import uvicorn
 
 from sibyl.api.app import create_app
-from sibyl.api.connection import Connection
+from sibyl.api.connection import Connection, WebSocketConnection
 from sibyl.api.context import Context
 from sibyl.api.listening import bind
+from sibyl.api.main import SOCKET_FRAME_BYTES
 from sibyl.config import Settings
 from sibyl.core.task import TaskId, WorkerInfo
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
 from sibyl.engines.scripted import ScriptedEngine
+from sibyl.speech.catalogue import Catalogue, SpeechSettings
 from sibyl.store.connection import Store
 from sibyl.store.follow import Batch, follow
 from sibyl.store.tail import Tail
 from sibyl.wire.sse import Frame, Parser
+from sibyl.worker.attempt import RecogniserOf
 from sibyl.worker.worker import Pace, Worker
 from tests.topology import SHARDS
 
@@ -119,7 +122,15 @@ def run_api(redis_url: str, **changes: Any) -> Iterator[RunningApi]:
     settings = settings_for(redis_url, **changes)
     failed = threading.Event()
     config = uvicorn.Config(
-        "", http=Connection, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2
+        "",
+        http=Connection,
+        ws=WebSocketConnection,
+        ws_max_size=SOCKET_FRAME_BYTES,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=2,
     )
     thread = LoopThread("api", config.get_loop_factory() or asyncio.new_event_loop)
 
@@ -277,6 +288,7 @@ async def working(
     heartbeat_s: float = 0.2,
     max_attempts: int = 5,
     drain_s: float = 5.0,
+    recogniser_of: RecogniserOf = Catalogue(SpeechSettings(provider="scripted", scripted=True)).recogniser,
 ) -> AsyncIterator[RunningWorker]:
     """Run a worker on the current loop; at the end it dies if it has not ended."""
     engine = engine or ScriptedEngine()
@@ -290,7 +302,7 @@ async def working(
         seen_at=time.time(),
     )
     pace = Pace(lease_s=lease_s, heartbeat_s=heartbeat_s, max_attempts=max_attempts, drain_s=drain_s)
-    worker = Worker(info, store=store, engine=engine, pace=pace)
+    worker = Worker(info, store=store, engine=engine, pace=pace, recogniser_of=recogniser_of)
     running = RunningWorker(worker=worker, engine=engine, running=asyncio.create_task(worker.run(), name=name))
     try:
         yield running

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 from sibyl.api.connection import cut
 from sibyl.api.context import Context
 from sibyl.api.errors import error_response
+from sibyl.api.origins import ForeignOrigin, is_foreign
 from sibyl.speech.line import Line
 from sibyl.wire.speech import query_fields
 
@@ -41,6 +42,10 @@ async def stream(socket: WebSocket) -> None:
 async def converse(socket: WebSocket, fields: Mapping[str, object]) -> None:
     """Accept the connection and serve one session on it, until either side ends."""
     context = _context(socket)
+    if is_foreign(socket.headers):
+        error = ForeignOrigin()
+        await socket.send_denial_response(error_response(error.status, error.code, error.message))
+        return
     if context.sockets >= SOCKETS or context.sessions.draining:
         headers = {"Retry-After": "2"}
         refusal = error_response(503, "overloaded", "This node takes no further speech connections now.", headers)
