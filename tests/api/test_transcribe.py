@@ -176,11 +176,12 @@ def test_keepalives_keep_an_idle_session_and_are_not_answered(api: RunningApi) -
 def test_a_client_that_is_cut_off_resumes_and_nothing_is_lost_or_told_twice(api: RunningApi) -> None:
     """Neither audio nor messages (003-7)."""
     heard: list[str] = []
-    token, last_seq, sent = None, 0, 0
+    token: str | None = None
+    last_seq, sent = 0, 0
     audio = b"".join(block(value) for value in range(1, 41))
     for part in range(8):
-        resume = {} if token is None else {"resume": {"token": token, "last_seq": last_seq}}
-        with talk(api.url, config=resume) as talking:
+        config: dict[str, object] = {} if token is None else {"resume": {"token": token, "last_seq": last_seq}}
+        with talk(api.url, config=config) as talking:
             ready = talking.messages[-1]
             assert ready["resumed"] == (token is not None)
             token = ready["resume_token"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from starlette.types import Scope
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -103,6 +104,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Serve the connection."""
         cast("dict[str, object]", self.scope["extensions"])[_EXTENSION] = {"cut": self.transport.abort}
         await super().run_asgi()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message of the application."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # a refusal is whole as well; uvicorn would log an error
 
 
 def cut(scope: Scope) -> None:
