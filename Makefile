@@ -61,7 +61,7 @@ bench: $(VENV)/.dev ## measure, print a table, write it as JSON (ARGS="servers -
 protocol: $(VENV)/.dev ## explore the model of the protocol, over two million states (ARGS="--mutant all" refutes mutants)
 	@$(BIN)/python -m tests.protocol $(ARGS)
 
-chaos: $(VENV)/.dev ## break everything for a minute and check the promises (ARGS="--seconds 1800 --seed 7")
+chaos: $(VENV)/.dev ## break everything for a minute and check the promises (ARGS="--engine llama --seconds 1800 --seed 7")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 mutants: $(VENV)/.dev ## remove each fence in turn; the tests must notice
@@ -73,13 +73,14 @@ matrix: $(VENV)/.dev ## test store, worker and API on Sentinel, on a cluster, an
 	  SIBYL_TEST_TOPOLOGY=$$topology SIBYL_TEST_SHARDS=$$([ $$topology = cluster ] && echo 3 || echo 1) $(MATRIX) $(ARGS); done
 	@set -e; for server in $(SERVERS); do echo "matrix: $$server"; SIBYL_TEST_REDIS_SERVER=$$server $(MATRIX) $(ARGS); done
 
-ci: ## what CI runs: style, types, layers, tests, the protocol's model, a minute of chaos
+ci: ## what CI runs: style, types, layers, tests, the protocol's model, a minute of chaos, some of it with llama.cpp
 	@$(MAKE) -s --no-print-directory style
 	@$(MAKE) -s --no-print-directory types
 	@$(MAKE) -s --no-print-directory layers
 	@$(MAKE) -s --no-print-directory test
 	@$(MAKE) -s --no-print-directory protocol
 	@$(MAKE) -s --no-print-directory chaos ARGS="--seconds 60 --seed 7"
+	@$(MAKE) -s --no-print-directory chaos ARGS="--seconds 15 --seed 14 --engine llama"
 
 has-node:
 	@$(HAS_NODE)
@@ -100,7 +101,7 @@ wheel: $(VENV)/.run page ## build the wheel, with page and model, into dist/
 lock: $(VENV)/.run ## write requirements/ anew (UPGRADE=1 takes the newest versions)
 	@$(PIP) install -qq --group lock
 	@set -e; compile="$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header"; \
-	$$compile $(if $(UPGRADE),--upgrade) pyproject.toml --extra hub --group dev --group build -o $(LOCKS)/dev.txt; \
+	$$compile $(if $(UPGRADE),--upgrade) pyproject.toml --extra hub --extra deepgram --extra whisper --group dev --group build -o $(LOCKS)/dev.txt; \
 	$$compile pyproject.toml --extra hub -c $(LOCKS)/dev.txt -o $(LOCKS)/run.txt; \
 	$$compile --group build -c $(LOCKS)/dev.txt -o $(LOCKS)/build.txt; \
 	$$compile $(if $(UPGRADE),--upgrade) --group ci -o $(LOCKS)/ci.txt
