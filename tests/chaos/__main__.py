@@ -9,18 +9,20 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import get_args
 
 import click
 import uvloop
 
 from tests.chaos import broken, campaign, checker, report
-from tests.chaos.history import Reader
+from tests.chaos.history import EngineName, Reader
 from tests.chaos.plan import KINDS, Topology, plan
 
 HELP = """
-Runs Sibyl's real processes (a Redis, three workers with the scripted engine, two APIs), lets clients loose on them
-that ask, follow, leave, cancel and erase, and breaks everything that can break, as a seed says. Then it heals all,
-waits for the ends, and checks every log and every client's view against the promises of Backend/README.md.
+Runs Sibyl's real processes (a Redis, two APIs, three workers with an engine whose answers are known beforehand), lets
+clients loose on them that ask, follow, leave, cancel and erase, and breaks everything that can break, as a seed says.
+Then it heals all, waits for the ends, and checks every log and every client's view against the promises of
+Backend/README.md.
 
 Exit code: 0 all promises kept, 1 one was broken, 2 no verdict. With --break: 0 if the checker noticed.
 """
@@ -31,6 +33,7 @@ examples:
   python -m tests.chaos --faults kill-worker,power-loss   only these
   python -m tests.chaos --topology sentinel               a primary, a replica, three sentinels
   python -m tests.chaos --topology sentinel --durability ha
+  python -m tests.chaos --engine llama --seconds 20       llama.cpp with a programmed model
   python -m tests.chaos --break append-fence              must FAIL: a fence is removed
   python -m tests.chaos --plan --seed 7                   what would be done, and when
   python -m tests.chaos --check FOLDER                    judge a kept history again
@@ -58,7 +61,9 @@ def main() -> int:
         click.echo(f"{kept} is not empty.", err=True)
         return 2
     directory = kept or Path(tempfile.mkdtemp(prefix="sibyl-chaos-"))
-    click.echo(f"seed {options.seed}, {options.seconds:g} s, {options.topology}, history in {directory}")
+    click.echo(
+        f"seed {options.seed}, {options.seconds:g} s, {options.topology}, {options.engine}; history: {directory}"
+    )
     if options.broken is not None:
         click.echo(f"broken on purpose: {broken.BREAKS[options.broken].says}")
     began = time.monotonic()
@@ -142,6 +147,9 @@ def _parse() -> tuple[campaign.Options, argparse.Namespace]:
         default="safe",
         help="as the processes are told; ha, with sentinel: a failover must lose nothing [safe]",
     )
+    parser.add_argument(
+        "--engine", choices=get_args(EngineName), default=None, help="of the workers [scripted; or that of --break]"
+    )
     parser.add_argument("--history", type=Path, default=None, metavar="FOLDER", help="keep the history there")
     parser.add_argument("--break", dest="broken", choices=tuple(broken.BREAKS), help="remove a fence first")
     parser.add_argument("--plan", action="store_true", help="print the faults that would be done, and do nothing")
@@ -166,6 +174,7 @@ def _parse() -> tuple[campaign.Options, argparse.Namespace]:
         durability=arguments.durability,
         clients=arguments.clients,
         broken=arguments.broken,
+        engine=arguments.engine or (broken.BREAKS[arguments.broken].engine if arguments.broken else "scripted"),
     )
     return options, arguments
 

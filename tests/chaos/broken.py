@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import sibyl
+from tests.chaos.history import EngineName
 
 
 class BreakDoesNotFit(Exception):
@@ -27,6 +28,7 @@ class Break:
     old: str  #: a regular expression; what it finds, once, is replaced
     new: str
     faults: tuple[str, ...]
+    engine: EngineName = "scripted"  #: the one with which it shows soonest
 
 
 BREAKS: Final[Mapping[str, Break]] = {
@@ -64,6 +66,14 @@ BREAKS: Final[Mapping[str, Break]] = {
         old=r"return math\.max\(tonumber\(epoch\) \+ 1, .*\)(?=\nend)",
         new="return tonumber(epoch) + 1",
         faults=("power-loss", "kill-worker"),
+    ),
+    "prefix": Break(
+        says="every prompt is taken to begin with what another one left: it is answered from the cells of that one",
+        file="engines/places.py",
+        old=r"if ours\[:high\] == theirs\[:high\]:",
+        new="if high:",
+        faults=("kill-worker",),
+        engine="llama",
     ),
 }
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Final
 import httpx
 
 from sibyl.store.connection import Durability
+from tests.chaos import programmed
 from tests.chaos.broken import broken_tree
 from tests.chaos.clients import Asking, Clients
-from tests.chaos.history import Campaign, Record, Writer
+from tests.chaos.history import Campaign, EngineName, Record, Writer
 from tests.chaos.injection import Place, inject
 from tests.chaos.keeper import Kept, environment, note_for
 from tests.chaos.network import Link
@@ -30,7 +31,6 @@ START_S: Final = 30.0
 SETTLE_S: Final = 30.0  # after the last fault everything must come to its end within this
 SWEEPERS: Final = 8
 SETTINGS: Final[dict[str, object]] = {
-    "engine": "scripted",
     "slots": 6,
     "lease_s": LEASE_S,
     "heartbeat_s": HEARTBEAT_S,
@@ -40,6 +40,13 @@ SETTINGS: Final[dict[str, object]] = {
     "max_attempts": 20,  # an unlucky task may be killed often before its first token
     "log_format": "json",
 }
+ENGINE_SETTINGS: Final[Mapping[EngineName, dict[str, object]]] = {
+    "scripted": {},
+    "llama": {"threads": 1, "context_tokens": programmed.CONTEXT_TOKENS},
+}
+CROWDED_TOKENS: Final = (
+    programmed.CONTEXT_TOKENS * 3 // 2
+)  # shared by all slots of one of the workers: prefixes left there are evicted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,7 @@ class Options:
     durability: Durability = "safe"
     clients: int = 20
     broken: str | None = None
+    engine: EngineName = "scripted"
 
 
 async def run(options: Options, directory: Path, stop: asyncio.Event, say: Callable[[str], None]) -> None:
@@ -71,13 +79,14 @@ async def run(options: Options, directory: Path, stop: asyncio.Event, say: Calla
             faults=list(options.faults),
             durability=options.durability,
             broken=options.broken,
+            engine=options.engine,
         )
     )
     try:
         async with _place(options, directory, now, writer.note) as (place, nodes):
             await _ready(nodes)
             say(f"ready after {now():.1f} s: Redis, {WORKERS} workers, {APIS} APIs, {options.clients} clients")
-            clients = Clients(nodes, seed=options.seed, now=now, note=writer.note)
+            clients = Clients(nodes, engine=options.engine, seed=options.seed, now=now, note=writer.note)
             try:
                 await _storm(options, place, clients, stop, say)
                 await _settle(place, clients, say)
@@ -198,20 +207,29 @@ async def _place(
     options: Options, directory: Path, now: Callable[[], float], note: Callable[[Record], None]
 ) -> AsyncIterator[tuple[Place, list[str]]]:
     """All processes, while the block runs; and the URLs of the APIs."""
-    settings = {**SETTINGS, "durability": options.durability}
+    settings = {
+        **SETTINGS,
+        **ENGINE_SETTINGS[options.engine],
+        "engine": options.engine,
+        "durability": options.durability,
+        "data_dir": directory / "data",
+    }
+    if options.engine == "llama":
+        settings["model"] = directory / "programmed.gguf"
+        await asyncio.to_thread(programmed.write_model, directory / "programmed.gguf")
     if options.broken is not None:
         tree = await asyncio.to_thread(broken_tree, options.broken, directory / "broken")
     with _redis(options, directory) as (thread, server, url):
         links: dict[str, Link] = {}
         kept: list[Kept] = []
 
-        async def add(name: str, *words: str) -> Kept:
+        async def add(name: str, *words: str, **own: object) -> Kept:
             target = url
             if options.topology == "single":
                 links[name] = link = Link(name, server.node.port)
                 await link.open()
                 target = f"redis://127.0.0.1:{link.port}/0"
-            surroundings = environment(**settings, redis_url=target)
+            surroundings = environment(**{**settings, **own}, redis_url=target)
             if options.broken is not None:
                 surroundings["PYTHONPATH"] = str(tree)
 
@@ -222,7 +240,11 @@ async def _place(
 
         try:
             ports = [free_port() for _ in range(APIS)]
-            workers = [await add(f"worker-{n}", "worker", "--name", f"worker-{n}") for n in range(WORKERS)]
+            crowded = {"pool_tokens": CROWDED_TOKENS} if options.engine == "llama" else {}
+            workers = [
+                await add(f"worker-{n}", "worker", "--name", f"worker-{n}", **(crowded if n == 0 else {}))
+                for n in range(WORKERS)
+            ]
             apis = [await add(f"api-{n}", "api", "--port", str(port)) for n, port in enumerate(ports)]
             place = Place(
                 workers=workers,

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from tests.chaos.expected import whole_answer
+from tests.chaos.asks import answer_to
 from tests.chaos.history import (
     TERMINAL,
     Accepted,
     Answered,
     Ask,
     Campaign,
+    EngineName,
     Fault,
     Leftover,
     Log,
@@ -100,6 +101,7 @@ class Frame:
     accepted: dict[str, list[Accepted]]  #: by key, in order
     keys: dict[str, str]  #: task -> key
     losses: Sequence[Loss]
+    engine: EngineName
 
     def losses_of(self, task: str) -> list[float]:
         """Return when Redis lost writes that name the task."""
@@ -134,8 +136,10 @@ def check(history: Reader) -> Verdict:
     return verdict
 
 
-def _frame(common: Iterable[Record]) -> Frame:
-    frame = Frame(asks={}, accepted={}, keys={}, losses=[r for r in common if isinstance(r, Loss)])
+def _frame(common: Sequence[Record]) -> Frame:
+    engine: EngineName = next((record.engine for record in common if isinstance(record, Campaign)), "scripted")
+    losses = [record for record in common if isinstance(record, Loss)]
+    frame = Frame(asks={}, accepted={}, keys={}, losses=losses, engine=engine)
     for record in common:
         if isinstance(record, Ask):
             frame.asks[record.key] = record
@@ -167,7 +171,7 @@ def check_task(task: str, records: Sequence[Record], frame: Frame, verdict: Verd
     log = next((record for record in records if isinstance(record, Log)), None)
     told = read(log.entries if log else ())
     about = Circumstances(
-        whole=whole_answer(ask.question, ask.seed),
+        whole=answer_to(frame.engine, ask),
         told=told,
         losses=losses,
         erase_wanted="erase" in wanted,

@@ -13,30 +13,12 @@ from typing import Any, Final
 
 import httpx
 
-from tests.chaos.history import TERMINAL, Accepted, Answered, Ask, Look, Record, Step, View, Wanted
+from tests.chaos.asks import draw_ask
+from tests.chaos.history import TERMINAL, Accepted, Answered, Ask, EngineName, Look, Record, Step, View, Wanted
 
 TIMEOUT: Final = httpx.Timeout(4.0, connect=2.0)
 STREAM_TIMEOUT: Final = httpx.Timeout(6.0, connect=2.0)  # keep-alive comments come every two seconds
 PAUSE_S: Final = (0.02, 0.3)  # before something that failed is tried again
-
-_LENGTHS: Final = ((3, 20), (20, 80), (80, 200))  # tokens
-_PACES: Final = ((20, 60), (60, 200), (300, 2000), (0, 0))  # tokens a second; the fast ones gather into outputs
-LONGEST_S: Final = 5.0
-
-
-def draw_ask(draw: random.Random, key: str) -> Ask:
-    """Return a question of varied length and pace."""
-    tokens = draw.randint(*draw.choices(_LENGTHS, (3, 5, 2))[0])
-    pace = draw.randint(*draw.choices(_PACES, (4, 3, 2, 1))[0])
-    if pace:
-        tokens = min(tokens, max(3, round(pace * LONGEST_S)))
-    words = [f"[tokens={tokens}]", f"[pace={pace}]"]
-    if draw.random() < 0.1:
-        words.append(f"[prompt_s={draw.uniform(0.1, 1.0):.2f}]")
-    fails = draw.random() < 0.03
-    if fails:
-        words.append(f"[fail={draw.randrange(tokens)}]")
-    return Ask(key=key, question=" ".join([*words, key]), seed=draw.getrandbits(32), fails=fails)
 
 
 class Clients:
@@ -46,6 +28,7 @@ class Clients:
         self,
         nodes: Sequence[str],
         *,
+        engine: EngineName,
         seed: int,
         now: Callable[[], float],
         note: Callable[[Record], None],
@@ -60,6 +43,7 @@ class Clients:
         self.erased: set[str] = set()  #: every task that somebody wanted erased
         self.ended = 0  #: tasks that every follower saw to the end
         self.limit = asyncio.Event()  #: set: who has not come to an end is stuck
+        self._engine = engine
         self._seed = seed
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False)
@@ -71,7 +55,7 @@ class Clients:
         while not stop.is_set() and not self.limit.is_set():
             key = f"chaos-{self._seed}-{number}-{asked}"
             asked += 1
-            await Asking(self, draw_ask(draw, key), random.Random(f"{key} {self._seed}")).run()
+            await Asking(self, draw_ask(self._engine, draw, key), random.Random(f"{key} {self._seed}")).run()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -138,7 +122,7 @@ class Asking:
             known = clients.accepted.get(ask.key)
             if known is not None and known != lost and not again:
                 return known
-            body = {"question": ask.question, "sampling": {"seed": ask.seed}}
+            body = {"question": ask.question, "sampling": {"seed": ask.seed, **ask.sampling}}
             while not clients.limit.is_set():
                 response = await clients.call(
                     self._draw, "POST", "/api/questions", json=body, headers={"Idempotency-Key": ask.key}
@@ -276,6 +260,8 @@ class Following:
                 await self._connect(self._clients.nodes[node])
             except httpx.TransportError as error:
                 self._step("cut", None, type(error).__name__)
+            except _LimitReached:
+                self._step("cut", None, "limit")
             if self._end is None:
                 await asyncio.sleep(self._draw.uniform(*PAUSE_S))
         if self._end == "terminal" and self._cursor and self._draw.random() < 0.05:
@@ -291,7 +277,7 @@ class Following:
                 self._refused(response)
                 return
             frames = 0
-            async for event_id, event in _frames(response):
+            async for event_id, event in _frames(response, self._clients.limit):
                 self._frame(event_id, event)
                 frames += 1
                 # Whoever leaves right after a reset has a text that its last event no longer matches.
@@ -327,19 +313,25 @@ class Following:
 
     async def _connect_after_end(self) -> None:
         """A browser that has the end connects once more, and is told that there is nothing."""
-        with suppress(httpx.TransportError):
+        with suppress(httpx.TransportError, _LimitReached):
             await self._connect(self._draw.choice(self._clients.nodes))
 
     def _step(self, kind: str, event_id: str | None, data: Any) -> None:
         self.steps.append(Step(round(self._clients.now(), 3), kind, event_id, data))
 
 
-async def _frames(response: httpx.Response) -> AsyncIterator[tuple[str | None, dict[str, Any]]]:
-    """Yield id and event of each frame. What no blank line ends was never sent."""
+class _LimitReached(Exception):
+    """There is no more time; and comments alone would keep a stream going for ever."""
+
+
+async def _frames(response: httpx.Response, limit: asyncio.Event) -> AsyncIterator[tuple[str | None, dict[str, Any]]]:
+    """Yield id and event of each frame, until ``limit``. What no blank line ends was never sent."""
     buffer = b""
     async for part in response.aiter_raw():
         buffer += part
         *blocks, buffer = buffer.split(b"\r\n\r\n")
+        if limit.is_set():
+            raise _LimitReached
         for block in blocks:
             fields = dict(line.split(": ", 1) for line in block.decode().split("\r\n") if not line.startswith(":"))
             if "data" in fields:

@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "expired"})
 FILE: Final = "history.jsonl"
+
+EngineName = Literal["scripted", "llama"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class Campaign:
     faults: list[str]
     durability: str = "safe"
     broken: str | None = None
+    engine: EngineName = "scripted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,7 @@ class Ask:
     question: str
     seed: int
     fails: bool = False  #: the question asks the engine to fail
+    sampling: dict[str, Any] = field(default_factory=dict)  #: sent beside the seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sibyl.wire.record import FIELDS
-from tests.chaos import report
+from tests.chaos import programmed, report
+from tests.chaos.asks import answer_to
 from tests.chaos.checker import PROMISES, Verdict, check
 from tests.chaos.expected import whole_answer
 from tests.chaos.history import (
@@ -292,6 +293,20 @@ def test_a_broken_promise_is_found(how: str, tmp_path: Path) -> None:
 
     assert promise in verdict.broken, verdict.violations
     assert list(report.lines(verdict))[-1].startswith("FAIL")
+
+
+def test_a_campaign_is_judged_by_the_answers_of_its_engine(tmp_path: Path) -> None:
+    """The same history is wrong if another engine had to say something else."""
+    ask = replace(ASK, question=f"{programmed.MARKS[0]} 一", sampling={"max_tokens": 4})
+    records = [
+        replace(record, engine="llama") if isinstance(record, Campaign) else ask if record is ASK else record
+        for record in good()
+    ]
+
+    verdict = verdict_on(records, tmp_path)
+
+    assert verdict.broken["text"] and verdict.broken["live-view"]
+    assert answer_to("llama", ask) == "".join(programmed.word(0, place) for place in range(1, 5))
 
 
 def test_every_promise_is_broken_by_some_history() -> None:

@@ -75,14 +75,17 @@ def pieces(count: int) -> list[str]:
     raise AssertionError("unreachable")
 
 
-def vocabulary(count: int) -> tuple[list[bytes], list[float], list[gguf.TokenType]]:
-    """Return texts, scores and types of a SentencePiece-like vocabulary with all 256 bytes and ChatML's two tokens."""
+def vocabulary(count: int, words: Sequence[str] = ()) -> tuple[list[bytes], list[float], list[gguf.TokenType]]:
+    """Return texts, scores and types of a SentencePiece-like vocabulary with all 256 bytes and ChatML's two tokens.
+
+    ``words``: the rest of it; none are syllables.
+    """
     texts = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(256))]
     types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     types += [gguf.TokenType.BYTE] * 256
     texts += [b"<|im_start|>", b"<|im_end|>"]
     types += [gguf.TokenType.CONTROL] * 2
-    words = pieces(count - len(texts))
+    words = words or pieces(count - len(texts))
     texts += [word.encode() for word in words]
     types += [gguf.TokenType.NORMAL] * len(words)
     scores = [0.0] * FIRST_PIECE + [-float(rank) for rank in range(len(words))]
@@ -92,7 +95,17 @@ def vocabulary(count: int) -> tuple[list[bytes], list[float], list[gguf.TokenTyp
 class ModelFile:
     """A GGUF file while it is written."""
 
-    def __init__(self, path: Path, name: str, shape: Shape, *, context: int, kind: str, template: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        shape: Shape,
+        *,
+        context: int,
+        kind: str,
+        template: str | None,
+        words: Sequence[str] = (),
+    ) -> None:
         self.kind = TYPES[kind]
         self.writer = gguf.GGUFWriter(path, "llama")
         self.writer.add_name(name)
@@ -107,7 +120,7 @@ class ModelFile:
         self.writer.add_vocab_size(shape.vocabulary)
         self.writer.add_tokenizer_model("llama")
         self.writer.add_tokenizer_pre("default")
-        texts, scores, types = vocabulary(shape.vocabulary)
+        texts, scores, types = vocabulary(shape.vocabulary, words)
         self.writer.add_token_list(texts)
         self.writer.add_token_scores(scores)
         self.writer.add_token_types(types)
