@@ -32,6 +32,7 @@ class Generated:
 
     began_s: float
     times_s: list[float]  #: of each call with new text
+    cpu_s: list[float]  #: CPU time of the whole process at each
     counts: list[int]  #: tokens of each
     prompt_tokens: int
     tokens: int
@@ -65,13 +66,27 @@ class Together:
         Raises:
             RuntimeError: one had ended before another one began.
         """
+        begin, end = self._all_writing
+        return self._tokens_between(begin, end) / (end - begin)
+
+    @property
+    def decoding_cpu_s_per_token(self) -> float:
+        """CPU time of the process for each token, while all of them are writing. Raises as the former."""
+        begin, end = self._all_writing
+        cpu_at = {at: cpu_s for one in self.each for at, cpu_s in zip(one.times_s, one.cpu_s, strict=True)}
+        return (cpu_at[end] - cpu_at[begin]) / self._tokens_between(begin, end)
+
+    @property
+    def _all_writing(self) -> tuple[float, float]:
         begin, end = max(one.times_s[0] for one in self.each), min(one.times_s[-1] for one in self.each)
         if end <= begin:
             raise RuntimeError("never were all of them writing: ask for more tokens, on a quieter machine")
-        inside = sum(
+        return begin, end
+
+    def _tokens_between(self, begin: float, end: float) -> int:
+        return sum(
             count for one in self.each for at, count in zip(one.times_s, one.counts, strict=True) if begin < at <= end
         )
-        return inside / (end - begin)
 
     @property
     def prompt_tokens(self) -> float:
@@ -136,10 +151,12 @@ def _together(engine: LlamaEngine, asks: Sequence[dict[str, Any]]) -> Together:
 
     def generate(place: int, question: str, max_tokens: int) -> None:
         times_s: list[float] = []
+        cpu_s: list[float] = []
         counts: list[int] = []
 
         def take(output: Output) -> None:  # on the decode thread: as little as can be
             times_s.append(time.monotonic())
+            cpu_s.append(time.process_time())
             counts.append(len(output.token_ids))
 
         request = GenerationRequest(
@@ -152,6 +169,7 @@ def _together(engine: LlamaEngine, asks: Sequence[dict[str, Any]]) -> Together:
         found[place] = Generated(
             began_s=began_s,
             times_s=times_s,
+            cpu_s=cpu_s,
             counts=counts,
             prompt_tokens=usage.prompt_tokens,
             tokens=usage.completion_tokens,

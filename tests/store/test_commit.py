@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sibyl.core.errors import LeaseLost, StoreUnsuitable
+from sibyl.core.errors import LeaseLost, StoreUnsuitable, TextUnwritable, WriteFailed
 from sibyl.core.event import Output
 from sibyl.core.fold import Fold
 from sibyl.core.task import LOCAL_OWNER, Lease
 from sibyl.store import commit, connection
+from sibyl.store.channel import Channel
 from sibyl.store.commit import Commits, LogWriter
 from sibyl.store.connection import Store
 from sibyl.store.log import Appended, Gap, Outcome
@@ -132,6 +133,98 @@ async def test_what_one_task_cannot_write_keeps_no_other_from_its_own(desk: Desk
     assert isinstance(outcomes[1], StoreUnsuitable)
     assert "equal or smaller" in outcomes[1].message
     assert [await desk.text(lease.task_id) for lease in (held[0][0], held[2][0])] == ["word"] * 2
+
+
+@pytest.mark.parametrize("fast", [False, True])
+async def test_a_text_that_is_no_unicode_is_refused_and_keeps_no_other_from_its_own(
+    desk: Desk, commits: Commits, fast: bool
+) -> None:
+    """Half a surrogate pair, by the ordinary way as by the fast one: whoever appends it is told so at once."""
+    if fast:
+        await connected(desk, commits)
+    held = await begun(desk, commits, 3)
+
+    told = [asyncio.ensure_future(said(writer, "word")) for _, writer in held[::2]]
+    with pytest.raises(TextUnwritable):
+        await said(held[1][1], "fine", "half \ud800")
+    outcomes = await asyncio.gather(*told)
+    after = await said(held[1][1], "whole")
+
+    assert outcomes == [Appended(1, cancel=False)] * 2
+    assert after == Appended(1, cancel=False)
+    assert [await desk.text(lease.task_id) for lease, _ in held] == ["word", "whole", "word"]
+
+
+class Fault(Exception):
+    """Nobody expects it."""
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """Let a function of the committing code raise when it is called next, and then work."""
+    works = getattr(owner, name)
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.setattr(owner, name, works)
+        raise Fault("word")  # as an error may quote what it met
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+FAULTS: list[tuple[bool, object, str]] = [
+    (False, commit, "append_all"),
+    (True, commit, "outcomes_in"),
+    (True, commit._ShardCommits, "_packed"),
+    (True, Channel, "ask"),
+]
+
+
+@one_shard
+@pytest.mark.parametrize(("fast", "owner", "name"), FAULTS, ids=[name for _, _, name in FAULTS])
+async def test_a_fault_is_told_to_its_round_and_the_next_one_goes_on(
+    desk: Desk,
+    commits: Commits,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fast: bool,
+    owner: object,
+    name: str,
+) -> None:
+    """All whose appends were in it hear of it once, nobody waits for ever, and what comes after is written."""
+    if fast:
+        await connected(desk, commits)
+    held = await begun(desk, commits, 6)
+    failing_once(monkeypatch, owner, name)
+    sizes = counted(monkeypatch)
+
+    met = [asyncio.ensure_future(said(writer, "word")) for _, writer in held[:4]]
+    while not sizes:  # noqa: ASYNC110 - a turn of the loop, no time
+        await asyncio.sleep(0)
+    spared = await asyncio.gather(*(said(writer, "word") for _, writer in held[4:]))
+    failed = await asyncio.gather(*met)
+    again = await asyncio.gather(*(said(writer, "word") for _, writer in held[:4]))
+
+    assert [type(outcome) for outcome in failed] == [WriteFailed] * 4
+    assert spared == [Appended(1, cancel=False)] * 2
+    assert again == [Appended(1, cancel=False)] * 4
+    assert [await desk.text(lease.task_id) for lease, _ in held] == ["word"] * 6
+    (logged,) = [record for record in caplog.records if record.__dict__.get("action") == "commit_fault"]
+    assert (logged.__dict__["appends"], logged.exc_info is not None) == (4, True)
+
+
+async def test_one_who_fails_when_told_keeps_no_other_from_hearing(desk: Desk, commits: Commits) -> None:
+    """It must not, but the answers beside it should not pay for it."""
+    await connected(desk, commits)
+    held = await begun(desk, commits, 3)
+
+    def fail(_: Outcome) -> None:
+        raise Fault("told")
+
+    held[0][1].append(1, outputs("word"), told=fail)
+    outcomes = await asyncio.gather(*(said(writer, "word") for _, writer in held[1:]))
+    again = await said(held[1][1], " more", first=2)
+
+    assert outcomes == [Appended(1, cancel=False)] * 2
+    assert again == Appended(2, cancel=False)
 
 
 async def test_text_arrives_as_it_is(desk: Desk, commits: Commits) -> None:

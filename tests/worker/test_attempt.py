@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from sibyl.core.event import Output
 from sibyl.core.state import State
 from sibyl.engines.base import GenerationRequest, GenerationResult, OnTokens
 from sibyl.engines.scripted import ScriptedEngine
+from sibyl.store.commit import _Pending, _ShardCommits
 from sibyl.telemetry import start_logging
 from tests.serving import WatchedEngine, working
 from tests.worker.desk import Desk, uninterrupted
@@ -138,3 +139,59 @@ async def test_no_log_line_holds_a_question_or_an_answer(desk: Desk, logged: io.
     assert "attempt_begins" in lines and "ValueError" in lines and "test_attempt.py" in lines
     for word in ("Rumpel", "lover", answer):
         assert word not in lines
+
+
+class HalfPairEngine(ScriptedEngine):
+    """Its answers to some questions hold half of a surrogate pair, which is no Unicode."""
+
+    def generate(self, request: GenerationRequest, on_tokens: OnTokens) -> GenerationResult:
+        """Write the half after the fifth output, if the question asks for it."""
+        written = 0
+
+        def halved(output: Output) -> None:
+            nonlocal written
+            written += 1
+            on_tokens(Output(text="\ud800", token_ids=output.token_ids) if written == 6 else output)
+
+        return super().generate(request, halved if "half" in request.messages[-1].content else on_tokens)
+
+
+async def test_a_text_that_is_no_unicode_fails_its_task_and_no_other(desk: Desk, logged: io.StringIO) -> None:
+    """What came before it stays; answers whose words go in the same commits are whole."""
+    questions = [f"[pace=100] [tokens=20] {what}" for what in ("whole 1", "half", "whole 2")]
+    async with working(desk.redis_url, HalfPairEngine(), slots=3):
+        task_ids = [await desk.ask(question) for question in questions]
+        first, halved, last = [await desk.end(task_id) for task_id in task_ids]
+
+    assert (halved.state, halved.attempt) == (State.FAILED, 1)
+    assert halved.error is not None and halved.error.code == "text_unwritable"
+    assert (await uninterrupted(questions[1])).startswith(halved.text)
+    assert (first.state, last.state) == (State.COMPLETED, State.COMPLETED)
+    assert [first.text, last.text] == [await uninterrupted(question) for question in questions[::2]]
+    assert "ud800" not in logged.getvalue()
+
+
+async def test_a_fault_of_the_commits_fails_who_met_it_and_the_worker_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, logged: io.StringIO
+) -> None:
+    """Its engine is stopped, its task has an end that says so, and the next question is answered."""
+    works = _ShardCommits._packed
+    calls = 0
+
+    def fail_once(self: _ShardCommits, batch: Sequence[_Pending]) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyError("unexpected")
+        return works(self, batch)
+
+    monkeypatch.setattr(_ShardCommits, "_packed", fail_once)
+    async with working(desk.redis_url):
+        task = await desk.end(await desk.ask("[pace=400] [tokens=200]"))
+        following = await desk.end(await desk.ask("[tokens=1]"))
+
+    assert (task.state, task.attempt) == (State.FAILED, 1)
+    assert task.error is not None and task.error.code == "write_failed"
+    assert (await uninterrupted("[pace=400] [tokens=200]")).startswith(task.text)
+    assert following.state is State.COMPLETED
+    assert logged.getvalue().count("commit_fault") == 1

@@ -3,17 +3,21 @@
 Whoever appends is told its own outcome and never that of another. After a commit it is better to gather for a while,
 the longer the more answers were in it: so the appends of a second are bounded however many answers there are, each
 carries more, and a lone answer does not notice.
+
+What cannot be written fails where it is appended, before it is anybody else's matter. An unexpected fault of a commit
+is told to all in it, and the next one goes on.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from sibyl.core.errors import SibylError
+from sibyl.core.errors import SibylError, TextUnwritable, WriteFailed
 from sibyl.core.event import Output
 from sibyl.core.task import Lease
 from sibyl.store.channel import Channel
@@ -22,6 +26,8 @@ from sibyl.store.keys import Shard, shard_of
 from sibyl.store.log import Append, Outcome, append_all, outcomes_in
 from sibyl.store.scripts import Script
 from sibyl.wire import record
+
+logger = logging.getLogger(__name__)
 
 MOST_TASKS = 128  # in one round trip: Redis serves nobody else meanwhile, about 10 us each
 REST_S = 0.003  # after a commit, for each append in it but the first
@@ -59,19 +65,24 @@ class LogWriter:
     def __init__(self, commits: "_ShardCommits", lease: Lease) -> None:
         self._commits = commits
         self._lease = lease
-        self.keys = word(commits.shard.task(lease.task_id)) + word(commits.shard.log(lease.task_id))
-        self.holder = word(lease.task_id) + word(lease.epoch) + word(lease.nonce)
+        self._keys = word(commits.shard.task(lease.task_id)) + word(commits.shard.log(lease.task_id))
+        self._holder = word(lease.task_id) + word(lease.epoch) + word(lease.nonce)
 
     def append(self, first: int, outputs: Sequence[Output], *, progress: str = "", told: Told) -> None:
         """Have the next commit append ``outputs`` as number ``first`` and following; none renews the lease only.
 
         One at a time: the next only when ``told`` was called.
+
+        Raises:
+            TextUnwritable: an output is no Unicode. Nothing is appended, and ``told`` is not called.
         """
-        self._commits.add(_Pending(self, Append(self._lease, first, outputs, progress), told))
+        words = [self._holder, word(progress), word(first), word(len(outputs)), *map(packed, outputs)]
+        self._commits.add(_Pending(self._keys, words, Append(self._lease, first, outputs, progress), told))
 
 
 class _Pending(NamedTuple):
-    writer: LogWriter
+    keys: bytes
+    words: list[bytes]  #: the command's others
     append: Append
     told: Told
 
@@ -127,46 +138,78 @@ class _ShardCommits:
     def _begin(self) -> None:
         if self._closed:
             return
-        self._batch, self._pending = self._pending[:MOST_TASKS], self._pending[MOST_TASKS:]
-        if self._channel is not None and self._channel.is_open:
-            self._channel.ask(self._packed(self._batch), self._answered)
-        else:
-            self._slowly = asyncio.create_task(self._commit_slowly(), name=f"commit-{self.shard.number}")
-
-    def _answered(self, reply: object) -> None:
-        if self._closed:
+        batch, self._pending = self._pending[:MOST_TASKS], self._pending[MOST_TASKS:]
+        self._batch = batch
+        if self._channel is None or not self._channel.is_open:
+            self._slow_down()
             return
-        outcomes = outcomes_in(reply) if isinstance(reply, str) else []
-        if len(outcomes) == len(self._batch):
-            self._tell(outcomes)
-            self._end()
+        try:
+            self._channel.ask(self._packed(batch), partial(self._answered, batch))
+        except Exception as error:
+            self._fault(error)
+
+    def _answered(self, batch: Sequence[_Pending], reply: object) -> None:
+        if self._closed or batch is not self._batch:  # it was told of a fault already
+            return
+        try:
+            outcomes = outcomes_in(reply) if isinstance(reply, str) else []
+        except Exception as error:
+            self._fault(error)
+            return
+        if len(outcomes) == len(batch):
+            self._end(outcomes)
         else:
-            self._slowly = asyncio.create_task(self._commit_slowly(), name=f"commit-{self.shard.number}")
+            self._slow_down()
+
+    def _slow_down(self) -> None:
+        self._slowly = asyncio.create_task(self._commit_slowly(), name=f"commit-{self.shard.number}")
 
     async def _commit_slowly(self) -> None:
+        appends = [pending.append for pending in self._batch]
         try:
-            appends = [pending.append for pending in self._batch]
-            self._tell(await append_all(self._store, self.shard, appends, lease_s=self._lease_s))
+            outcomes = await append_all(self._store, self.shard, appends, lease_s=self._lease_s)
         except SibylError as error:
-            self._tell([error] * len(self._batch))
+            outcomes = [error] * len(appends)
+        except Exception as error:
+            self._fault(error)
+            return
         else:
             if self._opening is None:  # beside the next commits: it must not hold them up
                 self._opening = asyncio.create_task(self._open_channel(), name=f"channel-{self.shard.number}")
         self._slowly = None
-        self._end()
+        self._end(outcomes)
 
     async def _open_channel(self) -> None:
-        with suppress(RedisError, OSError):  # then it goes on by the ordinary way
+        try:
             server = await self._store.server_of(self.shard.running)
             self._channel = await server.open_channel()
+        except (RedisError, OSError, SibylError):
+            pass  # it goes on by the ordinary way, and this is tried again after the next commit
+        except Exception:
+            # Never tried again: the ordinary way does the same, and each commit would log it.
+            logger.exception("Cannot open the fast way to Redis", extra={"action": "channel_fault"})
+            return
         self._opening = None
 
-    def _tell(self, outcomes: Sequence[Outcome]) -> None:
-        for pending, outcome in zip(self._batch, outcomes, strict=True):
-            pending.told(outcome)
+    def _fault(self, error: Exception) -> None:
+        """Have all in the commit under way fail, which may or may not be written, and go on."""
+        facts = {"action": "commit_fault", "shard": self.shard.number, "appends": len(self._batch)}
+        logger.error("A commit failed: %s", type(error).__name__, exc_info=error, extra=facts)
+        self._slowly = None
+        # On a later turn: were the fault to stay, one commit after another would go deeper into the stack.
+        asyncio.get_running_loop().call_soon(self._end, [WriteFailed() for _ in self._batch])
 
-    def _end(self) -> None:
-        self._pace.committed(len(self._batch))
+    def _end(self, outcomes: Sequence[Outcome]) -> None:
+        batch, self._batch = self._batch, []
+        for pending, outcome in zip(batch, outcomes, strict=True):
+            try:
+                pending.told(outcome)
+            except Exception:  # a fault of one of them is not the others'
+                task_id = pending.append.lease.task_id
+                logger.exception(
+                    "An append's outcome was not taken", extra={"action": "told_fault", "task_id": task_id}
+                )
+        self._pace.committed(len(batch))
         if self._pending:
             self._begin()
         else:
@@ -174,18 +217,25 @@ class _ShardCommits:
 
     def _packed(self, batch: Sequence[_Pending]) -> bytes:
         """The same command as ``append_all`` sends, as bytes."""
-        words = 4 + 2 * len(batch) + 1
+        count = 4 + 2 * len(batch) + 1
         keys: list[bytes] = []
         rest: list[bytes] = []
-        for writer, (_, first, outputs, progress), _ in batch:
-            words += 6 + 2 * len(outputs)
-            keys.append(writer.keys)
-            rest += writer.holder, word(progress), word(first), word(len(outputs))
-            for output in outputs:
-                text, token_ids = record.encode_output(output)
-                rest += word(text), word(token_ids)
-        head = b"*%d\r\n" % words, self._script, word(1 + 2 * len(batch)), self._running
+        for task_keys, words, (_, _, outputs, _), _ in batch:
+            count += 6 + 2 * len(outputs)
+            keys.append(task_keys)
+            rest += words
+        head = b"*%d\r\n" % count, self._script, word(1 + 2 * len(batch)), self._running
         return b"".join((*head, *keys, self._lease_ms, *rest))
+
+
+def packed(output: Output) -> bytes:
+    """Return the two words of an output. Raises TextUnwritable when it is no Unicode."""
+    text, token_ids = record.encode_output(output)
+    try:
+        data, more = text.encode(), token_ids.encode()
+    except UnicodeEncodeError:
+        raise TextUnwritable() from None  # that error quotes the text
+    return b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(data), data, len(more), more)
 
 
 def word(value: str | int) -> bytes:

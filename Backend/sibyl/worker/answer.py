@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from sibyl.core.errors import LeaseLost, StoreUnavailable, TaskCancelled
+from sibyl.core.errors import LeaseLost, StoreUnavailable, TaskCancelled, WriteFailed
 from sibyl.core.event import Completed, Output, Terminal
-from sibyl.core.policy import backoff_s, merge_outputs
+from sibyl.core.policy import backoff_s, failure, merge_outputs
 from sibyl.core.task import FinishReason, Lease, Usage
-from sibyl.store.commit import Commits
+from sibyl.store.commit import Commits, packed
 from sibyl.store.log import Appended, Gap, Outcome
 from sibyl.store.queue import TaskQueue
 
 logger = logging.getLogger(__name__)
 
 _RESEND_OUTPUTS = 256  # most outputs sent in one append when a gap is filled
+_MOST_FAULTS = 4  # unexpected errors that the settling of an answer outlasts
 _RETRY_MOST_S = 0.25  # a holder tries more often than whoever looks for abandoned tasks, so that it is back first
 
 
@@ -40,7 +41,7 @@ class Answer:
         """Begin after what is stored.
 
         Args:
-            refused: is told at once when an append raises LeaseLost or TaskCancelled, whoever waits for it.
+            refused: is told at once what an append raises, whoever waits for it: generating is of no use any more.
         """
         self.progress = ""  #: "<prompt tokens evaluated> <prompt tokens>", for those who wait for the first token
         self.renewed_at = time.monotonic()  #: when the lease was last known to be ours
@@ -62,6 +63,8 @@ class Answer:
         Its exceptions:
             LeaseLost: the task is another worker's, over, or erased.
             TaskCancelled: the client asked to stop. It is in the log nevertheless.
+            TextUnwritable: it is no Unicode. The answer ends before it.
+            Exception: what nobody expects. What is not in the log yet is so when ``settle`` returns, if it can be.
         """
         self._outputs += merge_outputs(outputs) if len(outputs) > 1 else outputs
         return self.renew()
@@ -77,24 +80,40 @@ class Answer:
     async def settle(self, end: Terminal) -> None:
         """End the task. Returns when it is in the log; waits as long as Redis is out of reach.
 
+        When outputs cannot be written for another reason, a task that was to be completed fails without them.
+
         Raises:
             LeaseLost: the task is another worker's, over, or erased.
+            WriteFailed: it cannot be ended, for an unexpected error: another attempt has to, when the lease is over.
         """
-        failures = 0
+        whole, failures, faults = len(self._outputs), 0, 0
         while True:
-            if self._under_way or self._stored < len(self._outputs):
-                with suppress(TaskCancelled):  # too late: the answer has its end
-                    await self.renew()
             try:
+                if self._under_way or self._stored < len(self._outputs):
+                    with suppress(TaskCancelled):  # too late: the answer has its end
+                        await self.renew()
                 held = await self._queue.settle(self._lease, len(self._outputs), end)
+            except LeaseLost:
+                raise
             except StoreUnavailable as error:
                 failures += 1
                 self._tell_once(error, failures)
                 await asyncio.sleep(backoff_s(failures))
-                continue
-            if held is None:
-                return
-            self._rewind(held)
+            except Exception as error:
+                faults += 1
+                if faults > _MOST_FAULTS:
+                    raise WriteFailed() from error
+                facts = {"action": "settle_fault", "task_id": self._lease.task_id, "fault": type(error).__name__}
+                logger.warning("Cannot settle; trying again", extra=facts)
+                if faults == _MOST_FAULTS:
+                    del self._outputs[self._stored :]
+                if faults == _MOST_FAULTS or (isinstance(end, Completed) and len(self._outputs) < whole):
+                    end = failure(error, kept=len(self._outputs))
+                await asyncio.sleep(backoff_s(faults))
+            else:
+                if held is None:
+                    return
+                self._rewind(held)
 
     def completed(self, usage: Usage, finish_reason: FinishReason) -> Completed:
         """Return the terminal event of the whole answer."""
@@ -114,7 +133,21 @@ class Answer:
         part = self._outputs[self._stored : self._stored + _RESEND_OUTPUTS]
         self._sent, self._under_way = len(part), True
         progress = "" if self._outputs else self.progress
-        self._writer.append(self._stored + 1, part, progress=progress, told=self._told)
+        try:
+            self._writer.append(self._stored + 1, part, progress=progress, told=self._told)
+        except Exception as error:
+            self._under_way = False
+            self._cut()
+            self._done(error)
+
+    def _cut(self) -> None:
+        """Let the answer end before the first output that cannot be written."""
+        for place in range(self._stored, len(self._outputs)):
+            try:
+                packed(self._outputs[place])
+            except Exception:
+                del self._outputs[place:]
+                return
 
     def _told(self, outcome: Outcome) -> None:
         self._under_way = False
@@ -144,7 +177,7 @@ class Answer:
             self._send()
 
     def _done(self, error: Exception | None) -> None:
-        if isinstance(error, LeaseLost | TaskCancelled):
+        if error is not None:
             self._refused(error)
         waiting, self._waiting = self._waiting, []
         for stored in waiting:
