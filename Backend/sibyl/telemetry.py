@@ -89,5 +89,5 @@ def start_logging(process: str, *, level: str, form: Literal["text", "json"], st
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Json(process) if form == "json" else _Text(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "sse_starlette", "asyncio"):
+    for noisy in ("httpx", "httpcore", "sse_starlette", "asyncio", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

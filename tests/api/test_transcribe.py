@@ -144,6 +144,16 @@ def test_an_odd_byte_a_config_twice_and_an_unknown_type_do_no_harm(api: RunningA
     assert codes == ["already_configured", "unknown_type"]
 
 
+def test_the_metrics_say_how_many_are_heard(api: RunningApi) -> None:
+    """And how many connections there are."""
+    with talk(api.url, config={}) as talking, talk(api.url), api.client() as client:
+        text = client.get("/metrics").text
+        assert finish(talking)["type"] == "session_ended"
+
+    assert "\nsibyl_speech_sessions 1.0\n" in text
+    assert "\nsibyl_speech_sockets 2.0\n" in text
+
+
 def test_finalize_is_answered_and_ends_nothing(api: RunningApi) -> None:
     """With the text of all before it, and with none."""
     with talk(api.url, config={}) as talking:

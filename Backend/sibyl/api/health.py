@@ -105,4 +105,6 @@ async def figures(context: Context, workers: Sequence[WorkerInfo]) -> dict[str, 
         "sibyl_slots": ("Answers that all workers together generate at a time.", sum(w.slots for w in workers)),
         "sibyl_followers": ("Open event streams of this process.", context.followers),
         "sibyl_followed_tasks": ("Tasks that these follow.", context.tail.followed),
+        "sibyl_speech_sessions": ("People that this process hears.", context.sessions.hearing),
+        "sibyl_speech_sockets": ("Open speech connections of this process.", context.sockets),
     }
