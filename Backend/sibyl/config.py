@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     speech_grace_s: PositiveFloat = Field(15.0, description="how long a cut speech session waits for its client")
     speech_drain_s: PositiveFloat = Field(30.0, description="how long the rest may be heard after the end of the audio")
     whisper_model: str = Field("base.en", description="folder or hub name of a CTranslate2 Whisper model")
+    whisper_sessions: PositiveInt = Field(2, le=1000, description="people that Whisper hears at a time")
     deepgram_api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("deepgram_api_key", "SIBYL_DEEPGRAM_API_KEY", "DEEPGRAM_API_KEY"),
@@ -152,8 +153,9 @@ def speech_settings(settings: Settings) -> SpeechSettings:
     return SpeechSettings(
         provider=settings.speech_provider,
         sessions=settings.speech_sessions,
-        threads=settings.threads or 1,
+        threads=settings.threads or max(1, (os.cpu_count() or 2) - 1),
         whisper_model=settings.whisper_model,
+        whisper_sessions=settings.whisper_sessions,
         deepgram_api_key=None if key is None else key.get_secret_value(),
         deepgram_url=settings.deepgram_url,
         deepgram_model=settings.deepgram_model,

@@ -20,6 +20,7 @@ class SpeechSettings:
     sessions: int = 10  #: heard at a time
     threads: int = 1  #: of one decoding
     whisper_model: str = "base.en"
+    whisper_sessions: int = 2  #: heard by it at a time
     deepgram_api_key: str | None = None
     deepgram_url: str = "https://api.deepgram.com"
     deepgram_model: str = "nova-3"
@@ -73,7 +74,9 @@ def _pocketsphinx(settings: SpeechSettings) -> Recogniser:
 def _faster_whisper(settings: SpeechSettings) -> Recogniser:
     from sibyl.speech.faster_whisper import FasterWhisperRecogniser
 
-    return FasterWhisperRecogniser(model=settings.whisper_model, threads=settings.threads, sessions=settings.sessions)
+    return FasterWhisperRecogniser(
+        model=settings.whisper_model, threads=settings.threads, sessions=settings.whisper_sessions
+    )
 
 
 def _deepgram(settings: SpeechSettings) -> Recogniser:
