@@ -288,7 +288,7 @@ async def working(
     heartbeat_s: float = 0.2,
     max_attempts: int = 5,
     drain_s: float = 5.0,
-    recogniser_of: RecogniserOf = Catalogue(SpeechSettings(provider="scripted", scripted=True)).recogniser,
+    recogniser_of: RecogniserOf | None = None,
 ) -> AsyncIterator[RunningWorker]:
     """Run a worker on the current loop; at the end it dies if it has not ended."""
     engine = engine or ScriptedEngine()
@@ -302,6 +302,7 @@ async def working(
         seen_at=time.time(),
     )
     pace = Pace(lease_s=lease_s, heartbeat_s=heartbeat_s, max_attempts=max_attempts, drain_s=drain_s)
+    recogniser_of = recogniser_of or Catalogue(SpeechSettings(provider="scripted", scripted=True)).recogniser
     worker = Worker(info, store=store, engine=engine, pace=pace, recogniser_of=recogniser_of)
     running = RunningWorker(worker=worker, engine=engine, running=asyncio.create_task(worker.run(), name=name))
     try:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sibyl.core import errors, policy
-from sibyl.core.errors import EngineError, SibylError, UpstreamError
+from sibyl.core.errors import EngineError, RecogniserBusy, SibylError, UpstreamError
 from sibyl.core.event import Output
 from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
 
@@ -38,11 +38,11 @@ def test_backoff_begins_with_its_first_step() -> None:
     assert [policy.backoff_s(failures, first_s=1, most_s=10) for failures in range(6)] == [1, 1, 2, 4, 8, 10]
 
 
-def test_only_the_remote_server_deserves_another_attempt() -> None:
-    """A model that cannot answer will not answer better the second time; a network may."""
+def test_only_what_passes_deserves_another_attempt() -> None:
+    """A model that cannot answer will not answer better the second time; a network may, and who is busy now."""
     tree = [error for error in vars(errors).values() if inspect.isclass(error) and issubclass(error, SibylError)]
 
-    assert [error for error in tree if policy.deserves_another_attempt(error(), 1)] == [UpstreamError]
+    assert [error for error in tree if policy.deserves_another_attempt(error(), 1)] == [UpstreamError, RecogniserBusy]
     assert not policy.deserves_another_attempt(ValueError(), 1)
     assert not policy.deserves_another_attempt(UpstreamError(), policy.UPSTREAM_ATTEMPTS)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sibyl.core.cursor import START, Cursor
 from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
 from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
-from sibyl.core.task import FinishReason, Kind, Message, Role, SamplingParams, TaskSpec, Usage
+from sibyl.core.task import FinishReason, Kind, Message, Recording, Role, SamplingParams, TaskSpec, Usage
+from sibyl.core.transcript import Segment, Word
 from sibyl.wire import record
 
 COUNTS = st.integers(0, 10**9)
@@ -19,6 +20,18 @@ TOKENS = st.builds(
     TokenLogprob, token_id=st.none() | COUNTS, piece=st.binary(max_size=9), logprob=st.floats(-10_000, 0)
 )
 LOGPROBS = st.builds(TokenLogprobs, chosen=TOKENS, likeliest=st.lists(TOKENS, max_size=3).map(tuple))
+SECONDS = st.floats(0, 20_000)
+SURE = st.none() | st.floats(0, 1)
+WORDS = st.builds(Word, text=st.text(), start_s=SECONDS, end_s=SECONDS, confidence=SURE)
+SEGMENTS = st.builds(
+    Segment,
+    text=st.text(),
+    start_s=SECONDS,
+    end_s=SECONDS,
+    confidence=SURE,
+    language=st.none() | st.text(),
+    words=st.lists(WORDS, max_size=3).map(tuple),
+)
 PLACES = {"kept": COUNTS, "previous": st.just(START) | CURSORS}
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(Queued()),
@@ -28,12 +41,14 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         text=st.text(),
         token_ids=st.lists(st.integers(0, 2**31)).map(tuple),
         logprobs=st.lists(LOGPROBS, max_size=3).map(tuple),
+        segments=st.lists(SEGMENTS, max_size=3).map(tuple),
     ),
     st.builds(
         Completed,
         text_length=COUNTS,
         usage=st.builds(Usage, prompt_tokens=COUNTS, completion_tokens=COUNTS),
         finish_reason=st.sampled_from(get_args(FinishReason)),
+        audio_s=st.none() | SECONDS,
         **PLACES,
     ),
     st.builds(Failed, code=st.text(), message=st.text(), **PLACES),
@@ -61,6 +76,7 @@ SPECS = st.builds(
     priority=st.integers(0, 9),
     metadata=st.dictionaries(st.text(), st.text()),
     poem_number=st.none() | COUNTS,
+    recording=st.none() | st.builds(Recording, audio_bytes=COUNTS, language=st.none() | st.text()),
 )
 
 
@@ -116,6 +132,24 @@ def test_logprobs_stand_behind_the_token_ids() -> None:
     fields = record.encode_event(Output(text=" a", token_ids=(17,), logprobs=(place,)))
 
     assert fields == {"t": " a", "i": '17\t[[[-0.25,17," aÿ"],[-1.5,null,"\\""]]]'}
+
+
+def test_segments_stand_behind_the_logprobs() -> None:
+    """Only a transcription has them, and no other output pays for them."""
+    word = Word(text="go", start_s=0.5, end_s=0.75)
+    segment = Segment(text="go\t", start_s=0.5, end_s=1.25, confidence=0.5, language="en", words=(word,))
+
+    fields = record.encode_event(Output(text="go\t", segments=(segment,)))
+
+    assert fields == {"t": "go\t", "i": '\t\t[["go\\t",0.5,1.25,0.5,"en",[["go",0.5,0.75,null]]]]'}
+
+
+def test_an_end_says_nothing_of_audio_that_was_not_there() -> None:
+    """It is written as by versions that heard nothing, and theirs is read."""
+    end = Completed(text_length=1, usage=Usage(prompt_tokens=1, completion_tokens=1), finish_reason="stop")
+
+    assert record.FIELDS["AUDIO_S"] not in record.encode_event(end)
+    assert "recording" not in json.loads(record.encode_spec(TaskSpec(kind="question", messages=())))
 
 
 def test_a_spec_says_nothing_of_what_was_not_asked_for() -> None:

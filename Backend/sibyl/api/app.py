@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import sibyl
-from sibyl.api import docs, errors, fortunes, health, page, questions, tasks, transcribe
+from sibyl.api import docs, errors, fortunes, health, listen_v1, page, questions, tasks, transcribe, transcriptions
 from sibyl.api.body import BodyLimit
 from sibyl.api.context import Context
 from sibyl.api.hosts import TrustedHosts, trusted_hosts
@@ -71,10 +71,18 @@ def create_app(settings: Settings, store: Store, *, on_failure: Callable[[], Non
     )
     app.state.context = context
     errors.install(app)
-    app.add_middleware(BodyLimit, body_bytes=settings.body_bytes)
+    app.add_middleware(BodyLimit, body_bytes=settings.body_bytes, uploads=(transcriptions.PATH,))
     app.add_middleware(TrustedHosts, names=trusted_hosts(settings.host, settings.trusted_hosts))
     docs.install(app)
-    for routes in (questions.router, fortunes.router, tasks.router, health.router, transcribe.router):
+    for routes in (
+        questions.router,
+        fortunes.router,
+        tasks.router,
+        transcriptions.router,
+        health.router,
+        transcribe.router,
+        listen_v1.router,
+    ):
         app.include_router(routes)
     page.mount(app)
     return app

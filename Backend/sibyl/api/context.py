@@ -5,11 +5,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from sibyl.api.draining import Draining
+from sibyl.api.upload import UploadRoom
 from sibyl.config import Settings, session_limits, speech_settings
 from sibyl.core.errors import TooManyFollowers
 from sibyl.core.task import LOCAL_OWNER, Owner, TaskId
 from sibyl.speech.catalogue import Catalogue
 from sibyl.speech.sessions import Sessions
+from sibyl.store.audio import AudioFiles
 from sibyl.store.connection import Store
 from sibyl.store.counting import PromptCounting
 from sibyl.store.feed import Feed
@@ -30,6 +32,8 @@ class Context:
         self.tail = Tail(store)
         self.registry = WorkerRegistry(store)
         self.counting = PromptCounting(store)
+        self.audio_files = AudioFiles(store)
+        self.uploads = UploadRoom(file_bytes=settings.upload_bytes)
         self.limits = Limits(
             queue_tasks=settings.queue_tasks,
             owner_tasks=settings.owner_tasks,

@@ -41,6 +41,17 @@ def http_error(status: int, message: str | None = None) -> JSONResponse:
     return error_response(status, code, message or words)
 
 
+def status_of(code: str) -> int:
+    """Return the status for the code of an error that ended a task; 500 for those that have none of their own."""
+    kinds = [SibylError]
+    while kinds:
+        kind = kinds.pop()
+        if kind().code == code:
+            return kind.status
+        kinds += kind.__subclasses__()
+    return 500
+
+
 def _sibyl_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SibylError)
     if error.status == 500:

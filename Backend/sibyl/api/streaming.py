@@ -46,7 +46,7 @@ class EventStream(EventSourceResponse):
             keep_alive_s: so long after it sent anything it sends a comment.
             send_timeout_s: a reader that takes nothing for so long, while there is something for it, is cut off.
         """
-        self._chunks = _Chunks(feed, after, draining)
+        self._chunks = self._written(feed, after, draining)
         super().__init__(self._chunks, ping=0)
         self._keep_alive_s = keep_alive_s
         self._send_timeout_s = send_timeout_s
@@ -54,6 +54,10 @@ class EventStream(EventSourceResponse):
         self._sent_at = 0.0  # when the last send began
         self._sending = False
         self._timer: asyncio.TimerHandle | None = None
+
+    def _written(self, feed: Feed, after: Cursor, draining: Draining) -> "Chunks":
+        """How the events are written: as native ones."""
+        return Chunks(feed, after, draining)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the response; break the connection if it ends without its final chunk."""
@@ -109,18 +113,18 @@ class EventStream(EventSourceResponse):
         self._timer = loop.call_later(min(due_s, self._send_timeout_s), self._watch, loop, limit)
 
 
-class _Chunks:
+class Chunks:
     """What a follower gets, piece by piece, as the body of a response."""
 
-    __slots__ = ("_draining", "_feed", "_follower", "_loop", "_news", "_silent", "_waiting", "_wake")
+    __slots__ = ("_draining", "_loop", "_silent", "_waiting", "_wake", "feed", "follower", "news")
 
     def __init__(self, feed: Feed, after: Cursor, draining: Draining) -> None:
-        self._feed = feed
-        self._follower = Follower(feed, after)
+        self.feed = feed
+        self.follower = Follower(feed, after)
         self._draining = draining
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
-        self._news = True  # there may be something; not looked at more often than the feed says so
+        self.news = True  # there may be something; not looked at more often than the feed says so
         self._silent = False
         self._wake = self._on_change  # one object: it is what we are known by
         feed.listen(self._wake)
@@ -128,7 +132,7 @@ class _Chunks:
 
     def close(self) -> None:
         """Listen no more."""
-        self._feed.unlisten(self._wake)
+        self.feed.unlisten(self._wake)
         self._draining.unlisten(self._wake)
 
     def keep_alive(self) -> None:
@@ -136,7 +140,7 @@ class _Chunks:
         self._silent = True
         self._wake()
 
-    def __aiter__(self) -> "_Chunks":
+    def __aiter__(self) -> "Chunks":
         return self
 
     async def __anext__(self) -> bytes:
@@ -147,14 +151,14 @@ class _Chunks:
             Cut: the process drains.
             LogUnreadable: nobody here can read what follows.
         """
-        while not self._follower.over:
+        while not self.follower.over:
             if self._draining.is_set():
                 raise Cut()
-            if self._news and (chunk := self._next()):
+            if self.news and (chunk := self.next()):
                 self._silent = False
                 return chunk
-            if self._feed.unreadable is not None:
-                raise self._feed.unreadable
+            if self.feed.unreadable is not None:
+                raise self.feed.unreadable
             if self._silent:
                 self._silent = False
                 return events.KEEP_ALIVE
@@ -163,22 +167,22 @@ class _Chunks:
         raise StopAsyncIteration
 
     def _on_change(self) -> None:
-        self._news = True
+        self.news = True
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _next(self) -> bytes:
+    def next(self) -> bytes:
         """Return what came since the last time, as much as a bounded buffer for each reader allows."""
-        feed, follower = self._feed, self._follower
+        feed, follower = self.feed, self.follower
         reset = follower.rejoin()
         chunk = b"" if reset is None else _frame(reset)
         entries = feed.fold.entries
         if follower.taken < len(entries):
             frames, follower.taken = feed.frames.chunk(follower.taken)
             chunk = chunk + frames if chunk else frames
-        self._news = follower.taken < len(entries)
-        if not self._news:
+        self.news = follower.taken < len(entries)
+        if not self.news:
             for hint in follower.hints():
                 chunk += _frame(hint)
         return chunk

@@ -14,12 +14,15 @@ from sibyl.core.task import Owner, Task, TaskId, TaskSpec
 from sibyl.fortune.poems import Poem, poem_by_number
 from sibyl.wire.tasks import ErrorBody, PoemBody, task_body
 
+_KEY = r"^[\x21-\x7e]+$"
 IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
         max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
+        pattern=_KEY,
+        # Without the null that FastAPI would add: a header cannot hold one.
+        json_schema_extra={"anyOf": [{"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY}]},
         description="your name for this request: sent again with the same key, it gives the same task",
     ),
 ]

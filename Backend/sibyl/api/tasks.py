@@ -71,8 +71,8 @@ async def list_tasks(
     """Return your tasks, newest first."""
     place = None if before is None else TaskId(before)
     tasks, next_before = await context.views.tasks(owner, limit=limit, state=state, before=place)
-    # Logprobs are many times the size of the text; who wants them asks for the one task.
-    return {"tasks": [shown(replace(task, logprobs=())) for task in tasks], "next_before": next_before}
+    # Logprobs and segments are many times the size of the text; who wants them asks for the one task.
+    return {"tasks": [shown(replace(task, logprobs=(), segments=())) for task in tasks], "next_before": next_before}
 
 
 @router.get("/{task_id}", response_model=TaskBody, response_model_exclude_unset=True, responses=_ABSENT)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sibyl.core.cursor import START, Cursor
 from sibyl.core.logprobs import TokenLogprobs
 from sibyl.core.task import FinishReason, Usage
+from sibyl.core.transcript import Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Output:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()  #: one for each token when they were asked for, else none
+    segments: tuple[Segment, ...] = ()  #: of a transcription: the text is theirs, separated by spaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Completed:
     text_length: int  #: of the whole answer, in code points
     usage: Usage
     finish_reason: FinishReason
+    audio_s: float | None = None  #: length of a transcription's audio
     kept: int = 0
     previous: Cursor = START
 

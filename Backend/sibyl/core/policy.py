@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sibyl.core.errors import SibylError, UpstreamError
+from sibyl.core.errors import RecogniserBusy, SibylError, UpstreamError
 from sibyl.core.event import Failed, Output
 
 MERGED_OUTPUTS = 32  # most outputs that are logged as one, so that a log entry stays small
@@ -17,7 +17,7 @@ def backoff_s(failures: int, *, first_s: float = 0.05, most_s: float = 2.0) -> f
 
 def deserves_another_attempt(error: Exception, attempt: int) -> bool:
     """Whether another attempt after this one may do better."""
-    return isinstance(error, UpstreamError) and attempt < UPSTREAM_ATTEMPTS
+    return isinstance(error, UpstreamError | RecogniserBusy) and attempt < UPSTREAM_ATTEMPTS
 
 
 def failure(error: Exception, *, kept: int) -> Failed:
@@ -43,6 +43,7 @@ def merge_outputs(outputs: Sequence[Output]) -> list[Output]:
                 text="".join(output.text for output in part),
                 token_ids=tuple(token_id for output in part for token_id in output.token_ids),
                 logprobs=tuple(logprobs for output in part for logprobs in output.logprobs),
+                segments=tuple(segment for output in part for segment in output.segments),
             )
         )
     return merged

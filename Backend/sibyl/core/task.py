@@ -11,13 +11,14 @@ from typing import Literal, NewType
 from sibyl.core.cursor import Cursor
 from sibyl.core.logprobs import TokenLogprobs
 from sibyl.core.state import State
+from sibyl.core.transcript import Segment
 
 TaskId = NewType("TaskId", str)  # "<shard>.<32 hex digits>": 128 random bits, unguessable
 Owner = NewType("Owner", str)  # who asked; "local" until API keys exist
 
 LOCAL_OWNER = Owner("local")
 
-Kind = Literal["question", "fortune"]
+Kind = Literal["question", "fortune", "transcription"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 Role = Literal["system", "user", "assistant"]
 
@@ -47,6 +48,15 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The audio of a transcription, which is stored beside the task until that ends, and how to hear it."""
+
+    audio_bytes: int  #: of the file as it was sent
+    language: str | None = None  #: BCP 47; None: the recogniser's default
+    provider: str | None = None  #: name of the recogniser; None: the worker's own choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """What was asked. It never changes after the task is accepted."""
 
@@ -56,6 +66,7 @@ class TaskSpec:
     priority: int = 5  #: 0 to 9, larger runs sooner
     metadata: Mapping[str, str] = field(default_factory=dict)  #: the client's own, returned unchanged
     poem_number: int | None = None  #: the poem of a fortune
+    recording: Recording | None = None  #: what a transcription is of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +99,8 @@ class Task:
     text: str
     cursor: Cursor | None  #: the last event of its log
     logprobs: tuple[TokenLogprobs, ...] = ()  #: one for each token of ``text``, when they were asked for
+    segments: tuple[Segment, ...] = ()  #: of a transcription, all of ``text``
+    audio_s: float | None = None  #: length of a completed transcription's audio
     finish_reason: FinishReason | None
     usage: Usage | None
     error: TaskError | None

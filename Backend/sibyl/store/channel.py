@@ -104,7 +104,7 @@ class Channel(asyncio.Protocol):
             answered(RedisConnectionError(why))
 
 
-def packed(words: Sequence[Word]) -> bytes:
+def packed(words: Sequence[Word | bytes]) -> bytes:
     """Return a command as Redis reads it."""
     command: bytes = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]  # its stub knows one word only
     return command

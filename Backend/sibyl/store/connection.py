@@ -117,6 +117,29 @@ class Store:
         key = str(words[1]) if len(words) > 1 else ""
         return await self._patiently(lambda: self._at(key, lambda server: self._execute(server, *words)))
 
+    async def write_bytes(self, key: str, start: int, part: bytes) -> None:
+        """Write a part of a string that is no text; repeated as in ``run``.
+
+        Raises:
+            StoreUnavailable: Redis stayed out of reach. It may be written.
+        """
+        await self._patiently(lambda: self._at(key, lambda server: self._execute(server, "SETRANGE", key, start, part)))
+
+    async def read_bytes(self, key: str, start: int, size: int) -> bytes:
+        """Return a part of a string that is no text, empty if there is none; tried as in ``run``.
+
+        Raises:
+            StoreUnavailable: Redis stayed out of reach.
+        """
+
+        async def once(server: Server) -> bytes:
+            # Not by the channel, which reads text.
+            async with server.within(COMMAND_TIMEOUT_S):
+                words = ("GETRANGE", key, start, start + size - 1)
+                return await server.client.execute_command(*words, NEVER_DECODE=True)  # type: ignore[no-any-return, no-untyped-call]
+
+        return await self._patiently(lambda: self._at(key, once))
+
     async def batch(
         self,
         shard: Shard,
@@ -268,7 +291,7 @@ class Store:
     async def _at(self, key: str, command: Callable[[Server], Awaitable[T]]) -> T:
         return await command(await self.server_of(key))
 
-    async def _execute(self, server: Server, *words: Word) -> Any:
+    async def _execute(self, server: Server, *words: Word | bytes) -> Any:
         (reply,) = await server.ask(words)
         # Not "moved", which is a kind of it: the slot is on its way to another node, and the key is there already.
         if isinstance(reply, AskError) and not isinstance(reply, MovedError):
@@ -306,7 +329,7 @@ class Store:
             raise failure from error
 
 
-def _parsed(redis: Redis, words: Sequence[Word], reply: Any) -> Any:
+def _parsed(redis: Redis, words: Sequence[Word | bytes], reply: Any) -> Any:
     """A reply in the shape that redis-py gives it elsewhere."""
     _raised(reply)
     parse = redis.response_callbacks.get(str(words[0]))

@@ -8,7 +8,7 @@ with the same spec and owner, once: it is submitted under an idempotency key tha
 from dataclasses import dataclass
 from typing import Final, cast
 
-from sibyl.core.errors import LogUnreadable, StoreUnsuitable, TaskForgotten, UnknownTask
+from sibyl.core.errors import InvalidRequest, LogUnreadable, StoreUnsuitable, TaskForgotten, UnknownTask
 from sibyl.core.fold import Fold
 from sibyl.core.task import Kind, Owner, TaskId
 from sibyl.store import keys
@@ -107,6 +107,7 @@ class DeadLetters:
             UnknownTask: there is no such task, or it is not on the list.
             TaskForgotten: it was erased, or its retention ended.
             QueueFull, TooManyTasks: a limit is reached; it stays on the list.
+            InvalidRequest: it was a transcription, whose audio is gone.
         """
         shard = self._shard(task_id)
         names = ("owner", "spec", "created_ms", "deadline_ms", "retention_ms")
@@ -117,12 +118,15 @@ class DeadLetters:
             raise await self._not_listed(shard, task_id)
         # No client can send a key with a space in it.
         key = f"retry {task_id}"
+        asked = record.decode_spec(spec)
+        if asked.recording is not None:
+            raise InvalidRequest("The audio of a transcription is erased when it ends: send the file again.")
         if await self._store.command("ZSCORE", shard.dead, task_id) is None:
             if retried := await self._retried(Owner(owner), key):
                 return retried
             raise await self._not_listed(shard, task_id)
         retried = await self._queue.submit(
-            record.decode_spec(spec),
+            asked,
             owner=Owner(owner),
             limits=Limits(
                 queue_tasks=queue_tasks,

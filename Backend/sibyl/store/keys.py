@@ -14,6 +14,8 @@ A task id begins with its shard. One key is of no shard: ``sibyl:shards``, how m
 | ``ahead`` | zset | owner -> virtual finish time of the last task, of those ahead of the clock (start-time fairness) |
 | ``clock`` | string | virtual time: that of the task claimed last; none while there are no unfinished tasks |
 | ``bell`` | stream | doorbell of the workers: ``work <id>``, ``cancel <id>``, ``count <name>``; about 1,000 newest |
+| ``audio:<id>`` | string | the file of a transcription, until its task ends; before it is accepted, for minutes |
+| ``audios`` | hash | id -> bytes of every stored file whose task was accepted |
 | ``gone:<id>`` | string | a finished or deleted task was here, so "forgotten" can be told from "unknown" |
 | ``dead`` | zset | id -> time, ms, of tasks that used up their attempts; the 1,000 newest |
 | ``idem:<length>:<owner>:<key>`` | string | id and request of the task submitted under this Idempotency-Key |
@@ -49,6 +51,7 @@ class Shard:
         self.clock = self._prefix + "clock"
         self.bell = self._prefix + "bell"
         self.dead = self._prefix + "dead"
+        self.audios = self._prefix + "audios"
         self.workers = self._prefix + "workers"
         self.marker = self._prefix + "marker"
 
@@ -63,6 +66,10 @@ class Shard:
     def gone(self, task_id: TaskId) -> str:
         """The task's tombstone."""
         return f"{self._prefix}gone:{task_id}"
+
+    def audio(self, task_id: TaskId) -> str:
+        """The task's audio file."""
+        return f"{self._prefix}audio:{task_id}"
 
     def mine(self, owner: Owner) -> str:
         """The owner's tasks."""
@@ -98,6 +105,8 @@ class Shard:
             self.bell,
             self.dead,
             self.gone(task_id),
+            self.audio(task_id),
+            self.audios,
         ]
 
 

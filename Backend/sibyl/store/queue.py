@@ -20,6 +20,7 @@ from sibyl.core.event import Terminal
 from sibyl.core.state import State
 from sibyl.core.task import Lease, Owner, TaskId, TaskSpec
 from sibyl.store import keys
+from sibyl.store.audio import AudioGone
 from sibyl.store.connection import Store
 from sibyl.store.keys import Shard
 from sibyl.store.scripts import Script
@@ -29,6 +30,7 @@ from sibyl.wire import record
 T = TypeVar("T")
 
 _SPARE_CANDIDATES = 7  # looked at on each shard beside those wanted; several workers may run for the same ones
+AUDIO_BYTES = 512 * 1024 * 1024  # a file takes that much memory of Redis until its task ends
 _REAP_CANDIDATES = 100  # of each kind, on each shard, at a time
 _ENDS = {
     "Completed": State.COMPLETED,
@@ -50,6 +52,7 @@ class Limits:
     owner_tasks: int  #: unfinished, of one owner
     deadline_s: float
     retention_s: float
+    audio_bytes: int = AUDIO_BYTES  #: of unfinished transcriptions on one shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +89,18 @@ class TaskQueue:
     ) -> TaskId:
         """Accept a task and return its id; after that it survives the death of any process.
 
+        The audio of a transcription has to be stored under ``task_id`` before (``AudioFiles.put``). When the id that is
+        returned is another one, the key was used before, and that audio is of no use.
+
         Args:
             idempotency_key: the caller's name for this submit; the same key gives the same task again.
             request: a digest of what was asked, compared when the key was used before.
-            task_id: from ``new_id``, for who wants to know it before; not with a key, which decides the shard.
+            task_id: from ``new_id``, for who wants to know it before; with a key, made for that key.
 
         Raises:
             IdempotencyMismatch: the key was used with another request.
             QueueFull, TooManyTasks: a limit is reached; nothing was accepted.
+            AudioGone: a transcription's audio is not stored.
             StoreUnavailable: it may have been accepted; repeat it with an idempotency key.
         """
         if task_id is None:
@@ -107,6 +114,7 @@ class TaskQueue:
             *(task_id, owner, spec.priority, record.encode_spec(spec)),
             *(round(limits.deadline_s * 1000), round(limits.retention_s * 1000)),
             *(most_waiting, most_open, "0" if idempotency_key is None else "1", request),
+            *(0 if spec.recording is None else spec.recording.audio_bytes, limits.audio_bytes),
         )
         match reply:
             case ["ok", known_id]:
@@ -117,6 +125,10 @@ class TaskQueue:
                 raise IdempotencyMismatch()
             case ["queue_full"]:
                 raise QueueFull()
+            case ["audio_full"]:
+                raise QueueFull("Too much audio waits to be transcribed. Try again later.")
+            case ["audio_gone"]:
+                raise AudioGone()
             case _:
                 raise TooManyTasks()
 

@@ -57,7 +57,7 @@ class Server:
             finally:
                 self._under_way.discard(limit)
 
-    async def ask(self, *commands: Sequence[Word]) -> list[Any]:
+    async def ask(self, *commands: Sequence[Word | bytes]) -> list[Any]:
         """Send commands one behind the other and return their replies; one that Redis refused is an exception.
 
         Raises:

@@ -133,6 +133,7 @@ def _task(task_id: TaskId, fields: dict[str, str], fold: Fold, rank: int | None)
         finish_reason = end.finish_reason
     elif end is not None:
         finish_reason = "cancelled" if state is State.CANCELLED else "error"
+    answer = fold.answer()
     return Task(
         task_id=task_id,
         owner=Owner(fields["owner"]),
@@ -141,8 +142,10 @@ def _task(task_id: TaskId, fields: dict[str, str], fold: Fold, rank: int | None)
         position=rank if state is State.QUEUED else None,
         attempt=int(fields["attempt"]),
         model=fields.get("model"),
-        text=fold.text(),
-        logprobs=tuple(token for output in fold.answer() for token in output.logprobs),
+        text="".join(output.text for output in answer),
+        logprobs=tuple(token for output in answer for token in output.logprobs),
+        segments=tuple(segment for output in answer for segment in output.segments),
+        audio_s=end.audio_s if isinstance(end, Completed) else None,
         cursor=fold.last if fold.entries else None,
         finish_reason=finish_reason,
         usage=end.usage if isinstance(end, Completed) else None,

@@ -7,6 +7,7 @@ from typing import assert_never
 from sibyl.core.cursor import Cursor
 from sibyl.core.event import Cancelled, Completed, Entry, Expired, Failed, Output, Queued, Started
 from sibyl.wire.logprobs import shown_logprobs
+from sibyl.wire.segments import shown_segments
 from sibyl.wire.sse import encode
 
 KEEP_ALIVE = b": keep-alive\r\n\r\n"  # a comment, which readers ignore
@@ -18,9 +19,13 @@ def entry_frame(task_id: str, entry: Entry) -> bytes:
     event, cursor = entry.event, entry.cursor
     match event:
         case Output():
-            if not event.logprobs:
+            more: dict[str, object] = {}
+            if event.logprobs:
+                more["logprobs"] = shown_logprobs(event.logprobs)
+            if event.segments:
+                more["segments"] = shown_segments(event.segments)
+            if not more:
                 return output_frame(str(cursor), event.text)
-            more = {"logprobs": shown_logprobs(event.logprobs)}
             return _frame("llm_streaming", cursor, token=event.text, index=cursor.offset - 1, **more)
         case Queued():
             return _frame("queued", cursor, task_id=task_id)
@@ -31,8 +36,14 @@ def entry_frame(task_id: str, entry: Entry) -> bytes:
                 "prompt_tokens": event.usage.prompt_tokens,
                 "completion_tokens": event.usage.completion_tokens,
             }
+            heard = {} if event.audio_s is None else {"duration": event.audio_s}
             return _frame(
-                "completed", cursor, text_length=event.text_length, usage=usage, finish_reason=event.finish_reason
+                "completed",
+                cursor,
+                text_length=event.text_length,
+                usage=usage,
+                finish_reason=event.finish_reason,
+                **heard,
             )
         case Failed():
             return _frame("failed", cursor, code=event.code, message=event.message)

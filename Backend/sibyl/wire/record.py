@@ -4,7 +4,7 @@ An output is the common case and carries no kind. Nothing here talks to Redis.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, assert_never, cast
 
@@ -12,12 +12,13 @@ from sibyl.core.cursor import START, Cursor
 from sibyl.core.errors import InvalidCursor
 from sibyl.core.event import Cancelled, Completed, Entry, Event, Expired, Failed, Output, Queued, Started
 from sibyl.core.logprobs import TokenLogprob, TokenLogprobs
-from sibyl.core.task import FinishReason, Message, SamplingParams, TaskSpec, Usage
+from sibyl.core.task import FinishReason, Message, Recording, SamplingParams, TaskSpec, Usage
+from sibyl.core.transcript import Segment, Word
 
 FIELDS: Mapping[str, str] = {
     "KIND": "k",
     "TEXT": "t",
-    "TOKEN_IDS": "i",  # decimal, separated by spaces; behind a tab their logprobs, if they were asked for
+    "TOKEN_IDS": "i",  # decimal, separated by spaces; behind a tab their logprobs, behind another one segments, if any
     "ATTEMPT": "a",
     "MODEL": "m",
     "KEPT": "o",
@@ -27,8 +28,9 @@ FIELDS: Mapping[str, str] = {
     "FINISH_REASON": "f",
     "CODE": "c",
     "MESSAGE": "e",
+    "AUDIO_S": "s",  # seconds; of a transcription only
 }
-_KIND, _TEXT, _TOKEN_IDS, _ATTEMPT, _MODEL, _KEPT, _PREVIOUS, _LENGTH, _USAGE, _FINISH, _CODE, _MESSAGE = (
+_KIND, _TEXT, _TOKEN_IDS, _ATTEMPT, _MODEL, _KEPT, _PREVIOUS, _LENGTH, _USAGE, _FINISH, _CODE, _MESSAGE, _AUDIO_S = (
     FIELDS.values()
 )
 
@@ -36,7 +38,10 @@ _KIND, _TEXT, _TOKEN_IDS, _ATTEMPT, _MODEL, _KEPT, _PREVIOUS, _LENGTH, _USAGE, _
 def encode_output(output: Output) -> tuple[str, str]:
     """Return text and token ids, the two values of an output's fields."""
     token_ids = " ".join(map(str, output.token_ids))
-    return output.text, f"{token_ids}\t{_encode_logprobs(output.logprobs)}" if output.logprobs else token_ids
+    if not output.logprobs and not output.segments:
+        return output.text, token_ids
+    more = _encode_logprobs(output.logprobs) if output.logprobs else ""
+    return output.text, f"{token_ids}\t{more}" + (f"\t{_encode_segments(output.segments)}" if output.segments else "")
 
 
 def encode_event(event: Event) -> dict[str, str]:
@@ -56,6 +61,7 @@ def encode_event(event: Event) -> dict[str, str]:
                 _LENGTH: str(event.text_length),
                 _USAGE: usage,
                 _FINISH: event.finish_reason,
+                **({} if event.audio_s is None else {_AUDIO_S: repr(event.audio_s)}),
                 **_place(event),
             }
         case Failed():
@@ -94,6 +100,7 @@ def _event(fields: Mapping[str, str]) -> Event:
                 text_length=int(fields[_LENGTH]),
                 usage=decode_usage(fields[_USAGE]),
                 finish_reason=cast(FinishReason, fields[_FINISH]),
+                audio_s=float(fields[_AUDIO_S]) if _AUDIO_S in fields else None,
                 kept=kept,
                 previous=previous,
             )
@@ -108,11 +115,13 @@ def _event(fields: Mapping[str, str]) -> Event:
 
 
 def _output(text: str, tokens: str) -> Output:
-    token_ids, _, logprobs = tokens.partition("\t")
+    token_ids, _, more = tokens.partition("\t")
+    logprobs, _, segments = more.partition("\t")  # JSON holds no tab of its own
     return Output(
         text=text,
         token_ids=tuple(map(int, token_ids.split())),
         logprobs=_decode_logprobs(logprobs) if logprobs else (),
+        segments=_decode_segments(segments) if segments else (),
     )
 
 
@@ -136,6 +145,34 @@ def _decode_logprobs(text: str) -> tuple[TokenLogprobs, ...]:
     return tuple(TokenLogprobs(chosen=tokens[0], likeliest=tuple(tokens[1:])) for tokens in places)
 
 
+def _encode_segments(segments: Sequence[Segment]) -> str:
+    """Return lists in JSON: for each segment text, start, end, confidence, language, and its words in the same way."""
+    spoken = [
+        [
+            *(segment.text, segment.start_s, segment.end_s, segment.confidence, segment.language),
+            [[word.text, word.start_s, word.end_s, word.confidence] for word in segment.words],
+        ]
+        for segment in segments
+    ]
+    return json.dumps(spoken, ensure_ascii=False, separators=(",", ":"))
+
+
+def _decode_segments(text: str) -> tuple[Segment, ...]:
+    return tuple(
+        Segment(
+            text=said,
+            start_s=start_s,
+            end_s=end_s,
+            confidence=confidence,
+            language=language,
+            words=tuple(
+                Word(text=word, start_s=begin_s, end_s=over_s, confidence=sure) for word, begin_s, over_s, sure in words
+            ),
+        )
+        for said, start_s, end_s, confidence, language, words in json.loads(text)
+    )
+
+
 def decode_entry(stream_id: str, fields: Mapping[str, str]) -> Entry:
     """Return an entry from its stream id, which is its cursor, and its fields."""
     return Entry(_cursor(stream_id), decode_event(fields))
@@ -150,9 +187,12 @@ def decode_usage(text: str) -> Usage:
 def encode_spec(spec: TaskSpec) -> str:
     """Return the spec as JSON. Equal specs give equal text.
 
-    Sampling parameters that were not given are left out: a worker of an older version reads what it knows.
+    Sampling parameters that were not given, and a recording that is none, are left out: a worker of an older version
+    reads what it knows.
     """
     fields = asdict(spec)
+    if spec.recording is None:
+        del fields["recording"]
     fields["sampling"] = {name: value for name, value in fields["sampling"].items() if value is not None}
     return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -161,9 +201,11 @@ def decode_spec(text: str) -> TaskSpec:
     """Return the spec that ``encode_spec`` wrote."""
     fields: dict[str, Any] = json.loads(text)
     sampling = fields.pop("sampling")
+    recording = fields.pop("recording", None)
     return TaskSpec(
         messages=tuple(Message(**message) for message in fields.pop("messages")),
         sampling=SamplingParams(stop=tuple(sampling.pop("stop")), **sampling),
+        recording=None if recording is None else Recording(**recording),
         **fields,
     )
 

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from sibyl.core.state import State
-from sibyl.core.task import FinishReason, Message, SamplingParams, Task, TaskSpec
+from sibyl.core.task import FinishReason, Kind, Message, SamplingParams, Task, TaskSpec
 from sibyl.wire.gbnf import GRAMMAR_CHARS
 from sibyl.wire.json_schema import canonical_schema
 from sibyl.wire.logprobs import shown_logprobs
+from sibyl.wire.segments import shown_segments
 
 QUESTION_CHARS = 16_000
 HISTORY_MESSAGES = 64
@@ -238,6 +239,26 @@ class TokenLogprobsBody(TokenBody):
     top_logprobs: list[TokenBody] = Field(description="best first; the chosen one may be among them")
 
 
+class WordBody(BaseModel):
+    """A word that was heard."""
+
+    word: str
+    start: float = Field(description="seconds from the begin of the audio")
+    end: float
+    confidence: float | None = Field(description="0 to 1; null where the recogniser has none")
+
+
+class SegmentBody(BaseModel):
+    """A stretch of speech that was heard."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None
+    language: str | None = Field(description="null: the one that was asked for")
+    words: list[WordBody]
+
+
 class TaskBody(BaseModel):
     """A task as it stands now."""
 
@@ -267,7 +288,7 @@ class TaskBody(BaseModel):
     )
 
     task_id: str
-    kind: Literal["question", "fortune"]
+    kind: Kind
     state: State
     position: int | None = Field(description="tasks ahead of it in the queue; null unless queued")
     attempt: int = Field(description="attempts begun")
@@ -284,6 +305,8 @@ class TaskBody(BaseModel):
     expires_at: str = Field(description="forgotten from then on; while it is unfinished, the latest such moment")
     events_url: str = Field(description="where its events stream")
     poem: PoemBody | None = Field(None, description="of a fortune")
+    segments: list[SegmentBody] | None = Field(None, description="of a transcription: what `text` consists of")
+    duration: float | None = Field(None, description="of a completed transcription: seconds of audio")
 
 
 class TaskListBody(BaseModel):
@@ -337,6 +360,10 @@ def task_body(task: Task, poem: PoemBody | None) -> dict[str, Any]:
     }
     if task.logprobs:
         body["logprobs"] = shown_logprobs(task.logprobs)
+    if task.segments:
+        body["segments"] = shown_segments(task.segments)
+    if task.audio_s is not None:
+        body["duration"] = task.audio_s
     return body if poem is None else body | {"poem": poem.model_dump()}
 
 

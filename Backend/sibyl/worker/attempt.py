@@ -1,10 +1,11 @@
-"""One attempt, from the claim to its end: generate in a thread, append what comes, renew beside it, settle."""
+"""One attempt, from the claim to its end: generate or hear in a thread, append what comes, renew beside it, settle."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from sibyl.bridge.abort import Abort
 from sibyl.bridge.bridge import Bridge
@@ -13,13 +14,20 @@ from sibyl.core import policy
 from sibyl.core.errors import DeadlinePassed, LeaseLost, SibylError, StoreUnavailable, TaskCancelled
 from sibyl.core.event import Cancelled, Expired, Output, Terminal
 from sibyl.core.fold import Fold
+from sibyl.core.task import Recording, Usage
 from sibyl.engines.base import Engine, GenerationRequest, GenerationResult
+from sibyl.speech.recogniser import Recogniser
+from sibyl.speech.transcription import Transcribed, transcribe
+from sibyl.store.audio import AudioFiles
 from sibyl.store.commit import Commits
 from sibyl.store.log import EventLog
 from sibyl.store.queue import Claim, TaskQueue
 from sibyl.worker.answer import Answer
 
 logger = logging.getLogger(__name__)
+
+RecogniserOf = Callable[[str | None], Recogniser]
+"""Returns the recogniser of a name, None for the default one; may block, or raise RecogniserUnavailable."""
 
 PROGRESS_S = 0.25  # least pause between two reports of how far the prompt is evaluated
 
@@ -40,6 +48,8 @@ class Attempt:
         queue: TaskQueue,
         log: EventLog,
         commits: Commits,
+        audio_files: AudioFiles,
+        recogniser_of: RecogniserOf,
         heartbeat_s: float,
     ) -> None:
         self.claim = claim
@@ -49,6 +59,8 @@ class Attempt:
         self._queue = queue
         self._log = log
         self._commits = commits
+        self._audio_files = audio_files
+        self._recogniser_of = recogniser_of
         self._heartbeat_s = heartbeat_s
 
     async def run(self) -> None:
@@ -73,8 +85,9 @@ class Attempt:
         took_ms = round((time.monotonic() - started) * 1000)
         logger.info("Attempt ends", extra={"action": "attempt_ends", **facts, "how": how, "took_ms": took_ms})
 
-    async def _generate(self, answer: Answer, stored: Sequence[Output]) -> GenerationResult | Exception:
-        """Generate the rest of the answer; return why it ended."""
+    async def _generate(self, answer: Answer, stored: Sequence[Output]) -> GenerationResult | Transcribed | Exception:
+        """Generate the rest of the answer, or hear the rest of the recording; return why it ended."""
+        recording = self.claim.spec.recording
 
         def on_progress(evaluated: int, prompt_tokens: int) -> None:
             answer.progress = f"{evaluated} {prompt_tokens}"
@@ -91,9 +104,26 @@ class Attempt:
             )
             return self._engine.generate(request, on_tokens)
 
+        async def hear(recording: Recording) -> Transcribed:
+            audio = await self._audio(recording)
+            return await self._bridge.run(
+                lambda on_output: transcribe(
+                    lambda: self._recogniser_of(recording.provider),
+                    audio,
+                    language=recording.language,
+                    stored=stored,
+                    abort=self.abort,
+                    on_output=on_output,
+                ),
+                answer.append,
+                self.abort,
+            )
+
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(max(0.0, self.claim.remaining_s), self.abort.request, DeadlinePassed())
         try:
+            if recording is not None:
+                return await hear(recording)
             return await self._bridge.run(produce, answer.append, self.abort)
         except Exception as error:
             # An engine may end in an error of its own because it was told to stop: the reason is what counts.
@@ -102,12 +132,26 @@ class Attempt:
         finally:
             deadline.cancel()
 
-    async def _end(self, outcome: GenerationResult | Exception, answer: Answer) -> str:
+    async def _audio(self, recording: Recording) -> bytes:
+        """Read the recording, however long Redis is out of reach."""
+        failures = 0
+        while True:
+            self.abort.raise_if_requested()
+            try:
+                return await self._audio_files.get(self.claim.lease.task_id, recording.audio_bytes)
+            except StoreUnavailable:
+                failures += 1
+                await asyncio.sleep(policy.backoff_s(failures))
+
+    async def _end(self, outcome: GenerationResult | Transcribed | Exception, answer: Answer) -> str:
         """Settle or release the task and return a word for how it ended."""
         end: Terminal
         match outcome:
             case GenerationResult():
                 end = answer.completed(outcome.usage, outcome.finish_reason)
+            case Transcribed():
+                no_tokens = Usage(prompt_tokens=0, completion_tokens=0)
+                end = replace(answer.completed(no_tokens, "stop"), audio_s=outcome.audio_s)
             case LeaseLost():
                 return "lease_lost"
             case Draining():
@@ -135,7 +179,7 @@ class Attempt:
             due_s = answer.renewed_at + self._heartbeat_s - time.monotonic()
             if due_s <= 0 or answer.progress != shown:
                 shown = answer.progress
-                with suppress(LeaseLost, TaskCancelled):  # the abort knows
+                with suppress(Exception):  # the abort knows
                     await answer.renew()
                 due_s = self._heartbeat_s
             # What is told of the prompt is of interest until there is an answer; from then on every append renews.

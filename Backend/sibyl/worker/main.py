@@ -8,14 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn, Self
 
-from sibyl.config import Settings
+from sibyl.config import Settings, speech_settings
 from sibyl.core.errors import ProcessError, StoreUnavailable
 from sibyl.core.task import WorkerInfo
 from sibyl.engines.base import Engine
 from sibyl.engines.library import resolve_model
+from sibyl.speech.catalogue import Catalogue
 from sibyl.store.connection import Store, because
 from sibyl.telemetry import start_logging
 from sibyl.worker.hearing import answers_anew
@@ -154,6 +156,7 @@ def _start_anew() -> NoReturn:
 async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -> bool:
     """Work until drained; return whether to start anew."""
     store = Store(redis_url, shards=settings.shards, durability=settings.durability)
+    recognisers = Catalogue(replace(speech_settings(settings), sessions=settings.slots))
     try:
         server = await wait_for_store(store)
         info = WorkerInfo(
@@ -171,7 +174,14 @@ async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -
             drain_s=settings.drain_s,
         )
         redis_answers = partial(answers_anew, redis_url, shards=settings.shards)
-        worker = Worker(info, store=store, engine=engine, pace=pace, redis_answers=redis_answers)
+        worker = Worker(
+            info,
+            store=store,
+            engine=engine,
+            pace=pace,
+            redis_answers=redis_answers,
+            recogniser_of=recognisers.recogniser,
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.drain)
@@ -181,6 +191,7 @@ async def _work(settings: Settings, redis_url: str, engine: Engine, name: str) -
         logger.info("Worker ended", extra={"action": "worker_ended", "worker": name})
         return worker.deaf
     finally:
+        recognisers.close()
         await store.close()
 
 

@@ -18,6 +18,8 @@ from sibyl.core.errors import SibylError, TaskCancelled
 from sibyl.core.policy import backoff_s
 from sibyl.core.task import TaskId, WorkerInfo
 from sibyl.engines.base import Engine
+from sibyl.speech.catalogue import Catalogue, SpeechSettings
+from sibyl.store.audio import AudioFiles
 from sibyl.store.commit import Commits
 from sibyl.store.connection import Store
 from sibyl.store.counting import PromptCounting
@@ -25,7 +27,7 @@ from sibyl.store.doorbell import Doorbell
 from sibyl.store.log import EventLog
 from sibyl.store.queue import Claim, TaskQueue
 from sibyl.store.workers import WorkerRegistry
-from sibyl.worker.attempt import Attempt, Draining
+from sibyl.worker.attempt import Attempt, Draining, RecogniserOf
 from sibyl.worker.hearing import HEARD_S, Hearing
 
 logger = logging.getLogger(__name__)
@@ -59,11 +61,13 @@ class Worker:
         engine: Engine,
         pace: Pace,
         redis_answers: Callable[[], Awaitable[bool]] = _answers,
+        recogniser_of: RecogniserOf | None = None,
     ) -> None:
         """Prepare it; ``run`` works.
 
         Args:
             redis_answers: whether Redis answers on a new connection; asked when the doorbell is silent for long.
+            recogniser_of: what hears recordings; None: the default recogniser.
         """
         self.deaf = False  #: it ended because it heard nothing any more; only a new process is sure to hear again
         self._info = info
@@ -71,6 +75,8 @@ class Worker:
         self._pace = pace
         self._queue = TaskQueue(store)
         self._log = EventLog(store)
+        self._audio_files = AudioFiles(store)
+        self._recogniser_of = recogniser_of or Catalogue(SpeechSettings()).recogniser
         self._registry = WorkerRegistry(store)
         self._doorbell = Doorbell(store, on_work=self._look, on_cancel=self._cancel, on_count=self._count)
         self._hearing = Hearing(self._doorbell, redis_answers=redis_answers)
@@ -159,6 +165,8 @@ class Worker:
             queue=self._queue,
             log=self._log,
             commits=self._commits,
+            audio_files=self._audio_files,
+            recogniser_of=self._recogniser_of,
             heartbeat_s=self._pace.heartbeat_s,
         )
         self._attempts[claim.lease.task_id] = attempt

@@ -2,13 +2,14 @@
 -- Erases prompt, answer and log; a tombstone without content stays. A worker that runs the task hears the bell.
 --
 -- Reply: {'ok'} | {'gone'}
-local keys, mine, id = whole(), KEYS[12], ARGV[1]
+local keys, mine, id = whole(), KEYS[14], ARGV[1]
 local task = redis.call('HMGET', keys.task, 'state', 'owner', 'retention_ms', 'deadline_ms')
 
 if not task[1] then
   return { 'gone' }
 end
 redis.call('DEL', keys.task, keys.log)
+drop_audio(keys, id)
 redis.call('ZREM', keys.waiting, id)
 redis.call('ZREM', keys.running, id)
 redis.call('ZREM', keys.deadlines, id)

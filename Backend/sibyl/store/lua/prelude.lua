@@ -18,6 +18,7 @@ local function whole()
   return {
     task = KEYS[1], log = KEYS[2], waiting = KEYS[3], running = KEYS[4], deadlines = KEYS[5], open = KEYS[6],
     ahead = KEYS[7], clock = KEYS[8], bell = KEYS[9], dead = KEYS[10], gone = KEYS[11],
+    audio = KEYS[12], audios = KEYS[13],
   }
 end
 
@@ -62,6 +63,12 @@ local function bury(keys, epitaph, retention_ms, deadline_ms)
   redis.call('SET', keys.gone, epitaph, 'PX', int(math.max(2 * retention, named)))
 end
 
+-- The audio of a transcription is of no use once its task has ended.
+local function drop_audio(keys, id)
+  redis.call('UNLINK', keys.audio)
+  redis.call('HDEL', keys.audios, id)
+end
+
 -- Ends a task for good: the terminal entry `fields` at stream id `entry`, the state, the queues, the retention.
 local function finish(keys, id, state, entry, fields)
   local old = redis.call('HMGET', keys.task, 'state', 'owner', 'retention_ms', 'deadline_ms')
@@ -75,6 +82,7 @@ local function finish(keys, id, state, entry, fields)
   redis.call('ZREM', keys.waiting, id)
   redis.call('ZREM', keys.running, id)
   redis.call('ZREM', keys.deadlines, id)
+  drop_audio(keys, id)
   close_one(keys, old[2])
   redis.call('PEXPIRE', keys.task, old[3])
   redis.call('PEXPIRE', keys.log, old[3])

@@ -1,5 +1,5 @@
 -- submit(keys of the task, mine, idem | id, owner, priority, spec, deadline_ms, retention_ms, most_waiting, most_open,
---        '1' with an Idempotency-Key | '0', request)
+--        '1' with an Idempotency-Key | '0', request, audio_bytes, most_audio_bytes)
 -- Accepts a task: after the reply it survives every process. Again with the same id, or the same Idempotency-Key: no effect.
 --
 -- task       hash   created here: owner spec state epoch nonce offset attempt tries score created_ms deadline_ms
@@ -8,12 +8,16 @@
 -- waiting    zset   its score: the priority band, then the owner's virtual start time, one step a task
 -- idem       string `<id> <request>`; the task's own key when no Idempotency-Key was given
 --
--- Reply: {'ok', id} | {'mismatch'} | {'queue_full'} | {'too_many'}
+-- audio  string the file of a transcription, of audio_bytes, already written; it has to be there
+-- audios hash   its size, counted against most_audio_bytes
+--
+-- Reply: {'ok', id} | {'mismatch'} | {'queue_full'} | {'too_many'} | {'audio_full'} | {'audio_gone'}
 local keys = whole()
-local mine, idem = KEYS[12], KEYS[13]
+local mine, idem = KEYS[14], KEYS[15]
 local id, owner, priority, spec = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local deadline_ms, retention_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local most_waiting, most_open, keyed, request = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
+local audio_bytes, most_audio_bytes = tonumber(ARGV[11] or '0'), tonumber(ARGV[12] or '0')
 
 if redis.call('EXISTS', keys.task, keys.gone) > 0 then -- gone: ended or erased before the reply came through
   return { 'ok', id }
@@ -30,6 +34,21 @@ if redis.call('ZCARD', keys.waiting) >= most_waiting then
 end
 if tonumber(redis.call('HGET', keys.open, owner) or '0') >= most_open then
   return { 'too_many' }
+end
+
+if audio_bytes > 0 then
+  if redis.call('STRLEN', keys.audio) ~= audio_bytes then
+    return { 'audio_gone' }
+  end
+  local held = audio_bytes
+  for _, size in ipairs(redis.call('HVALS', keys.audios)) do
+    held = held + tonumber(size)
+  end
+  if held > most_audio_bytes then
+    return { 'audio_full' }
+  end
+  redis.call('HSET', keys.audios, id, audio_bytes)
+  redis.call('PEXPIRE', keys.audio, int(deadline_ms + retention_ms))
 end
 
 local now = now_ms()
