@@ -14,6 +14,6 @@ export default defineConfig({
   },
   server: {
     host: "127.0.0.1",
-    proxy: { "/api": API, "/readyz": API, "/healthz": API },
+    proxy: { "/api": API, "/readyz": API, "/healthz": API, "/ws": { target: API, ws: true } },
   },
 });

@@ -6,7 +6,7 @@ export default defineConfig({
     include: ["test/browser/*.test.ts"],
     environment: "node",
     fileParallelism: false,
-    testTimeout: 30_000,
+    testTimeout: 90_000,
     hookTimeout: 90_000,
   },
 });

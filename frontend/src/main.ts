@@ -9,19 +9,22 @@ import { forgetAllTasks, forgetTask, onRecentChange, recentTasks, rememberTask }
 import { advance, type Happening, isOver, newAnswer } from "./state.ts";
 import type { Readiness, TaskKind } from "./types.ts";
 import { type Page, View } from "./view.ts";
-import { problemOf, readinessNotice } from "./words.ts";
+import { joined, type Outcome, speak, type Speaking } from "./voice.ts";
+import { problemOf, readinessNotice, voiceProblem } from "./words.ts";
 
 const READINESS_POLL_MS = 2_000;
 /** A damaged answer is read again this often before the user is told. */
 const RESTARTS = 2;
 
-const page: Page = { answer: null, submitting: false, composerProblem: null, notice: null, recent: recentTasks() };
-const view = new View({ submit, cancel, retry: () => following?.wake(), clearRecent });
+const page: Page = { answer: null, submitting: false, composerProblem: null, notice: null, recent: recentTasks(), voice: null };
+const view = new View({ submit, cancel, retry: () => following?.wake(), clearRecent, speak: pressSpeak, hush });
 
 let following: Following | null = null;
 let restarts = 0;
 /** One name for one create: kept while the same thing is tried again, so that a lost reply makes no second task. */
 let draft: { kind: TaskKind; question: string; key: string } | null = null;
+
+let speaking: { speaking: Speaking; kind: TaskKind } | null = null;
 
 function show(change: Partial<Page> = {}): void {
   Object.assign(page, change);
@@ -100,6 +103,7 @@ function questionOf(taskId: string): string | null {
 
 /** Shows the task that the address names, or none. */
 function route(): void {
+  hush();
   const taskId = new URLSearchParams(location.hash.slice(1)).get("task");
   if (taskId === null) {
     following?.close();
@@ -118,6 +122,11 @@ function route(): void {
 
 function submit(kind: TaskKind, question: string): void {
   if (page.submitting) return;
+  if (speaking) {
+    speaking.kind = kind;
+    speaking.speaking.finish();
+    return;
+  }
   if (question === "") {
     show({ composerProblem: { code: "empty", message: "Write a question first." } });
     view.focusComposer();
@@ -144,6 +153,37 @@ async function send({ kind, question, key }: NonNullable<typeof draft>): Promise
     show({ submitting: false, composerProblem: problemOf(apiError) });
     if (apiError.status === 0 || apiError.status >= 500) watchReadiness();
   }
+}
+
+/** The microphone's button: the first press begins, the second one is the end of the question. */
+function pressSpeak(): void {
+  if (speaking) {
+    speaking.speaking.finish();
+    return;
+  }
+  if (page.submitting) return;
+  show({ composerProblem: null });
+  const typed = view.typed.trim();
+  const current = { kind: "question" as TaskKind, speaking: speak({ onChange: (voice) => show({ voice }), onOutcome }) };
+  speaking = current;
+
+  function onOutcome(outcome: Outcome): void {
+    speaking = null;
+    const text = outcome.what === "cancelled" ? "" : outcome.text;
+    view.fillComposer(joined(typed, text));
+    show({ voice: null });
+    if (outcome.what === "failed") {
+      show({ composerProblem: voiceProblem(outcome.problem) });
+    } else if (outcome.what === "said" && text === "") {
+      show({ composerProblem: voiceProblem({ code: "nothing", message: "" }) });
+    } else if (outcome.what === "said") {
+      submit(current.kind, joined(typed, text));
+    }
+  }
+}
+
+function hush(): void {
+  speaking?.speaking.cancel();
 }
 
 async function cancelCurrent(taskId: string): Promise<void> {
@@ -195,6 +235,8 @@ addEventListener("hashchange", () => {
   route();
   if (page.answer) view.focusAnswer();
 });
+// Nobody is recorded whom the page does not show it.
+addEventListener("pagehide", hush);
 addEventListener("online", () => following?.wake(true));
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) following?.wake();

@@ -6,7 +6,8 @@ import { poemElement } from "./fortune.ts";
 import type { Recent } from "./recent.ts";
 import { type Answer, isOver, type Problem } from "./state.ts";
 import type { Poem, TaskKind } from "./types.ts";
-import { failureOf, statusOf } from "./words.ts";
+import { joined, type Voice } from "./voice.ts";
+import { failureOf, statusOf, voiceStatus } from "./words.ts";
 
 /** All that is shown. */
 export interface Page {
@@ -16,6 +17,8 @@ export interface Page {
   /** Why the server is not ready; null when it is. */
   notice: string | null;
   recent: readonly Recent[];
+  /** A question that is being spoken; null when none is. */
+  voice: Voice | null;
 }
 
 /** What the user can do. */
@@ -24,6 +27,10 @@ export interface Actions {
   cancel: () => void;
   retry: () => void;
   clearRecent: () => void;
+  /** Begin to speak, or be done with it. */
+  speak: () => void;
+  /** Forget what was said. */
+  hush: () => void;
 }
 
 const COPIED_MS = 2_500;
@@ -71,6 +78,9 @@ export class View {
   readonly #question = byId("question", HTMLTextAreaElement);
   readonly #ask = byId("ask", HTMLButtonElement);
   readonly #draw = byId("draw", HTMLButtonElement);
+  readonly #speak = byId("speak", HTMLButtonElement);
+  readonly #voice = byId("voice", HTMLElement);
+  readonly #heard = byId("heard", HTMLElement);
   readonly #composerProblem = byId("composer-problem", HTMLElement);
   readonly #readiness = byId("readiness", HTMLElement);
   readonly #answer = byId("answer", HTMLElement);
@@ -89,6 +99,8 @@ export class View {
 
   readonly #written = document.createTextNode("");
   #page: Page | null = null;
+  /** What stood in the field before somebody spoke; null while nobody does. */
+  #typed: string | null = null;
   #shownPoem: Poem | null = null;
   #shownRecent = "";
   #scheduled = false;
@@ -108,6 +120,12 @@ export class View {
       if (!plain || !matchMedia("(pointer: fine)").matches) return;
       event.preventDefault();
       this.#composer.requestSubmit(this.#ask);
+    });
+    this.#speak.addEventListener("click", actions.speak);
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !this.#page?.voice) return;
+      event.preventDefault();
+      actions.hush();
     });
     this.#cancel.addEventListener("click", actions.cancel);
     byId("retry", HTMLButtonElement).addEventListener("click", actions.retry);
@@ -129,6 +147,15 @@ export class View {
     else requestAnimationFrame(draw);
   }
 
+  /** What stands in the field, or stood there before somebody began to speak. */
+  get typed(): string {
+    return this.#typed ?? this.#question.value;
+  }
+
+  fillComposer(question: string): void {
+    this.#question.value = question;
+  }
+
   clearComposer(): void {
     this.#question.value = "";
   }
@@ -148,6 +175,7 @@ export class View {
     this.#composer.setAttribute("aria-busy", String(page.submitting));
     this.#ask.disabled = page.submitting;
     this.#draw.disabled = page.submitting;
+    this.#drawVoice(page.voice, page.submitting);
     sayProblem(this.#composerProblem, page.composerProblem);
     const invalid = ABOUT_THE_QUESTION.has(page.composerProblem?.code ?? "");
     this.#question.setAttribute("aria-invalid", String(invalid));
@@ -155,6 +183,28 @@ export class View {
     this.#answer.hidden = page.answer === null;
     document.title = page.answer?.question ? `${page.answer.question.slice(0, TITLE_CHARACTERS)} – Sibyl` : "Sibyl";
     if (page.answer) this.#drawAnswer(page.answer);
+  }
+
+  #drawVoice(voice: Voice | null, submitting: boolean): void {
+    const pressed = voice !== null && voice.phase !== "finishing";
+    this.#speak.setAttribute("aria-pressed", String(pressed));
+    this.#speak.disabled = submitting || voice?.phase === "finishing";
+    this.#speak.style.setProperty("--level", (voice?.level ?? 0).toFixed(2));
+    this.#question.readOnly = voice !== null;
+    const status = voiceStatus(voice);
+    if (this.#voice.textContent !== status) this.#voice.textContent = status;
+    // What is sure is read aloud once; the field itself changes too often for that.
+    if (voice && this.#heard.textContent !== voice.firm) this.#heard.textContent = voice.firm;
+    if (voice) {
+      this.#typed ??= this.#question.value;
+      const text = joined(this.#typed.trim(), voice.firm, voice.partial);
+      if (this.#question.value !== text) {
+        this.#question.value = text;
+        this.#question.scrollTop = this.#question.scrollHeight;
+      }
+    } else {
+      this.#typed = null;
+    }
   }
 
   #drawAnswer(answer: Answer): void {

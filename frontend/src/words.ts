@@ -4,6 +4,7 @@
 import type { ApiError } from "./api.ts";
 import { type Answer, isOver, type Problem } from "./state.ts";
 import type { Readiness } from "./types.ts";
+import type { Voice } from "./voice.ts";
 
 const counted = (n: number, word: string): string => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
@@ -81,4 +82,29 @@ export function readinessNotice(readiness: Readiness | null): string | null {
   const why = readiness.reason ? ` (${readiness.reason})` : "";
   if (readiness.redis) return `Sibyl is not ready yet${why}. What you ask now waits in the queue.`;
   return `Sibyl is not ready yet${why}. This page keeps trying.`;
+}
+
+/** Where a spoken question stands, as one line. */
+export function voiceStatus(voice: Voice | null): string {
+  if (voice === null) return "";
+  if (voice.phase === "opening") return "Allow the microphone to be used…";
+  if (voice.phase === "finishing") return "Hearing the rest…";
+  if (voice.away) return "The connection was cut. Go on speaking: what you say is kept.";
+  return "Listening. Press again to ask, Escape to forget it.";
+}
+
+const VOICE_WORDS: Record<string, string> = {
+  microphone_insecure:
+    "Browsers give the microphone only to pages over HTTPS or on this very machine. Open Sibyl as http://localhost, or put it behind HTTPS.",
+  microphone_denied: "The browser does not let this page use the microphone. Allow it in the address bar, then press again.",
+  microphone_missing: "No microphone was found. Connect one, then press again.",
+  microphone_busy: "The microphone cannot be read; another program may hold it.",
+  unreachable: "Sibyl cannot be reached, so nobody hears you. Try again in a moment.",
+  overloaded: "Sibyl listens to as many people as it can just now. Try again in a moment.",
+  nothing: "Nothing was heard that could be understood. Press again and speak, or write your question.",
+};
+
+/** Why a question could not be spoken, in the user's words; the server's own where we have none. */
+export function voiceProblem(problem: Problem): Problem {
+  return { code: problem.code, message: VOICE_WORDS[problem.code] ?? problem.message };
 }

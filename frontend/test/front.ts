@@ -3,7 +3,7 @@
  * split at any byte, silent, a reply that is lost after it took effect. Keeps a record of what was asked.
  */
 import { createServer, type IncomingMessage, request as ask, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 
 export type Fault =
   /** Answers by itself; the server never hears of it. */
@@ -30,6 +30,7 @@ export class Front {
   readonly seen: Seen[] = [];
   readonly #faults: { path: RegExp; fault: Fault; lasting: boolean }[] = [];
   readonly #live = new Set<ServerResponse>();
+  readonly #sockets = new Set<Socket>();
   readonly #server: Server;
 
   readonly #target: string;
@@ -40,6 +41,7 @@ export class Front {
     this.#target = target;
     this.#headers = headers;
     this.#server = createServer((request, response) => this.#pass(request, response));
+    this.#server.on("upgrade", (request, socket: Socket, head) => this.#upgrade(request, socket, head));
   }
 
   async start(): Promise<string> {
@@ -48,6 +50,7 @@ export class Front {
   }
 
   async stop(): Promise<void> {
+    this.cut();
     this.#server.closeAllConnections();
     await new Promise((resolve) => this.#server.close(resolve));
   }
@@ -66,10 +69,10 @@ export class Front {
     this.#faults.length = 0;
   }
 
-  /** Breaks every response that is under way. Returns how many. */
+  /** Breaks every response and every WebSocket that is under way. Returns how many. */
   cut(): number {
-    const live = [...this.#live];
-    for (const response of live) response.destroy();
+    const live = [...this.#live, ...this.#sockets];
+    for (const one of live) one.destroy();
     return live.length;
   }
 
@@ -118,6 +121,40 @@ export class Front {
       upstream.destroy();
     });
     request.pipe(upstream);
+  }
+
+  /** A WebSocket: bytes in both directions, until one side ends. The one fault it knows is a reply of our own. */
+  #upgrade(request: IncomingMessage, socket: Socket, head: Buffer): void {
+    const path = request.url ?? "/";
+    this.seen.push({ method: request.method ?? "", path, headers: request.headers });
+    const fault = this.#fault(path);
+    if (fault && "reply" in fault) {
+      socket.end(`HTTP/1.1 ${fault.reply.status} No\r\nConnection: close\r\n\r\n`);
+      return;
+    }
+    this.#sockets.add(socket);
+    const upstream = ask(new URL(path, this.#target), { headers: request.headers, agent: false });
+    const end = (): void => {
+      this.#sockets.delete(socket);
+      socket.destroy();
+      upstream.destroy();
+    };
+    socket.on("close", end);
+    socket.on("error", end);
+    upstream.on("error", end);
+    upstream.on("response", end); // it refuses; nobody here has to know why
+    upstream.on("upgrade", (reply, far: Socket, farHead: Buffer) => {
+      const lines = reply.rawHeaders.map((word, at) => (at % 2 === 0 ? `${word}: ` : `${word}\r\n`)).join("");
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\n${lines}\r\n`);
+      if (farHead.length > 0) socket.write(farHead);
+      if (head.length > 0) far.write(head);
+      socket.on("close", () => far.destroy());
+      far.on("close", end);
+      far.on("error", end);
+      socket.pipe(far);
+      far.pipe(socket);
+    });
+    upstream.end();
   }
 
   async #carry(reply: IncomingMessage, response: ServerResponse, fault: Fault): Promise<void> {

@@ -4,6 +4,10 @@ import json
 import os
 import re
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,8 @@ from sibyl.engines.llama_build import installed_build
 from tests.cli.conftest import Command
 from tests.client.native_server import NativeServer
 
-NAMES = ["redis", "data", "model", "engine", "gpu", "port", "page", "node", "chromium"]
+NAMES = ["redis", "data", "model", "engine", "gpu", "port", "pocketsphinx", "faster_whisper", "deepgram"]
+NAMES += ["page", "node", "chromium"]
 FREE = ("--port", "0", "--engine", "scripted")  # needs neither a certain port nor a model
 
 
@@ -114,3 +119,56 @@ def test_what_only_the_page_needs_does_not_keep_it_from_serving(sibyl: Command, 
     assert "nodejs" in found["node"][1] and "apt install chromium" in found["chromium"][1]
     assert code == (0 if found["redis"][0] == "ok" else 1)
     assert os.listdir(tmp_path) == []
+
+
+def test_each_recogniser_is_looked_at_and_the_default_one_is_named(sibyl: Command, tmp_path: Path) -> None:
+    """With a word on how to get what is absent (000-8)."""
+    _, found = examine(sibyl, *FREE, "--whisper-model", str(tmp_path), DEEPGRAM_API_KEY="")
+
+    assert found["pocketsphinx"][0] == "ok" and "the default" in found["pocketsphinx"][1]
+    assert found["faster_whisper"][0] == "absent" and "model.bin" in found["faster_whisper"][1]
+    assert found["deepgram"][0] == "absent" and "DEEPGRAM_API_KEY" in found["deepgram"][1]
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "said"),
+    [(200, "ok", "accepts the key"), (401, "absent", "not accept"), (None, "absent", "out of reach")],
+)
+def test_a_refused_key_is_told_apart_from_a_network_fault(
+    sibyl: Command, status: int | None, verdict: str, said: str
+) -> None:
+    """Deepgram's answer, or none (000-8)."""
+    with vendor(status) as url:
+        _, found = examine(sibyl, *FREE, DEEPGRAM_API_KEY="secret-key", SIBYL_DEEPGRAM_URL=url)
+
+    assert found["deepgram"][0] == verdict and said in found["deepgram"][1]
+    assert "secret-key" not in str(found)
+    assert "the default" in found["deepgram"][1]
+
+
+@contextmanager
+def vendor(status: int | None) -> Iterator[str]:
+    """Answer everything with a status, as Deepgram might; None: nobody is there."""
+
+    class Vendor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status or 500)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Vendor) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        if status is None:
+            server.shutdown()
+            server.server_close()
+        try:
+            yield url
+        finally:
+            server.shutdown()
+            thread.join()

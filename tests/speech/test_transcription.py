@@ -182,7 +182,7 @@ def test_a_file_that_breaks_in_the_middle_fails_as_unreadable() -> None:
     assert wrapping.wrapped
 
 
-class Sloppy:
+class Sloppy(ScriptedRecogniser):
     """A recogniser that places the end of the last word behind the end of the audio, and leaves spaces around."""
 
     name = "sloppy"
@@ -195,9 +195,6 @@ class Sloppy:
             size += len(item) if isinstance(item, bytes) else 0
         on_heard(Final(text="  so \n it  goes ", start_s=0.0, end_s=size / 32_000 + 5.0))
         on_heard(Processed(audio_s=size / 32_000))
-
-    def close(self) -> None:
-        """Nothing to let go."""
 
 
 def test_a_recogniser_may_be_a_little_wrong_about_times() -> None:

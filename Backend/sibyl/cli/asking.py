@@ -150,7 +150,7 @@ def follow(task_id: str, after: str | None, url: str, as_json: bool) -> None:
     """
     from sibyl.cli.watching import follow_task
 
-    _run(lambda terminal: follow_task(url, task_id, terminal, after=after, as_json=as_json))
+    run_in_terminal(lambda terminal: follow_task(url, task_id, terminal, after=after, as_json=as_json))
 
 
 @click.command(context_settings=SETTINGS)
@@ -195,10 +195,10 @@ def _ask(
         asking = Asking(url, terminal, as_json=as_json, timeout_s=timeout_s)
         return await asking.run(submit, accepted)
 
-    _run(run)
+    run_in_terminal(run)
 
 
-def _run(watch: Callable[["Terminal"], Awaitable[int]]) -> None:
+def run_in_terminal(watch: Callable[["Terminal"], Awaitable[int]]) -> None:
     """Run until the end, and exit with the code."""
     from sibyl.cli.terminal import Terminal
 

@@ -9,15 +9,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import click
 
 from sibyl.cli.entry import FAILED, SETTINGS
 from sibyl.cli.processes import masked, settings_flags
-from sibyl.config import Settings, load_settings
+from sibyl.config import Settings, load_settings, speech_settings
 from sibyl.core.errors import SibylError
+from sibyl.speech.catalogue import Catalogue
 
 PROBE_S = 60.0  # llama.cpp with CUDA takes its time
 ANSWER_S = 2.0
@@ -46,8 +47,9 @@ class Finding:
 def doctor(as_json: bool, **flags: Any) -> None:
     """Say whether Sibyl can serve here with these settings, what is missing and how to get it.
 
-    "missing" is what serving needs; "absent" is what only building the page or testing needs. Nothing is changed,
-    started or downloaded. The exit code is 0 when sibyl serve can serve.
+    "missing" is what serving needs; "absent" is what it can do without: a GPU, a recogniser of speech, the page.
+    Nothing is changed, started or downloaded; Deepgram is asked whether it knows its key, if there is one. The exit code
+    is 0 when sibyl serve can serve.
 
     \b
     Examples:
@@ -61,13 +63,15 @@ def doctor(as_json: bool, **flags: Any) -> None:
         if as_json:
             click.echo(json.dumps({"name": finding.name, "verdict": finding.verdict, "text": finding.text}))
         else:
-            click.echo(f"{finding.verdict:<8} {finding.name:<10} {finding.text}")
+            click.echo(f"{finding.verdict:<8} {finding.name:<14} {finding.text}")
     sys.exit(0 if all(finding.ok or not finding.needed for finding in findings) else FAILED)
 
 
 def look(settings: Settings) -> Iterator[Finding]:
     """Yield what is found, one by one."""
-    checks: list[Callable[[Settings], Finding]] = [_redis, _data, _model, _engine, _gpu, _port, _page, _node, _browser]
+    checks: list[Callable[[Settings], Finding]] = [_redis, _data, _model, _engine, _gpu, _port]
+    checks += [partial(_speech, name) for name in ("pocketsphinx", "faster_whisper", "deepgram")]
+    checks += [_page, _node, _browser]
     for check in checks:
         yield check(settings)
 
@@ -192,6 +196,15 @@ def _port(settings: Settings) -> Finding:
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return Finding(name="port", ok=False, text=in_use)
     return Finding(name="port", ok=status == "ready", text=f"a Sibyl serves at {place} already; it is {status}")
+
+
+def _speech(name: str, settings: Settings) -> Finding:
+    catalogue = Catalogue(speech_settings(settings))
+    default = "; the default" if name == catalogue.default else ""
+    try:
+        return Finding(name=name, ok=True, text=catalogue.recogniser(name).check() + default, needed=False)
+    except SibylError as error:
+        return Finding(name=name, ok=False, text=error.message + default, needed=False)
 
 
 def _page(settings: Settings) -> Finding:

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fortune": ("asking", "Draw a poem for a question and have it interpreted."),
     "follow": ("asking", "Watch the answer of a task, from any place in it."),
     "cancel": ("asking", "Stop a task."),
+    "listen": ("listening", "Write what is said in a file or a stream, or ask it."),
     "dead": ("dead", "List, retry or drop tasks that used up their tries."),
     "config": ("processes", "Print the settings in force, secrets masked."),
     "doctor": ("doctor", "Say whether Sibyl can serve here, and what is missing."),
@@ -36,8 +37,10 @@ _USAGE = (
     errors.InvalidRequest,
     errors.ModelUnusable,
     errors.StoreUnsuitable,
+    errors.RecogniserUnavailable,
+    errors.VendorRefused,
 )
-_AWAY = (errors.StoreUnavailable, errors.QueueFull, errors.TooManyTasks)
+_AWAY = (errors.StoreUnavailable, errors.QueueFull, errors.TooManyTasks, errors.RecogniserBusy)
 _CODES: Mapping[str, int] = {  # of sibyl.client.errors, which is not imported for this
     "Refused": USAGE,
     "CannotConnect": AWAY,
@@ -73,6 +76,7 @@ def sibyl() -> None:
     Examples:
       sibyl serve                                    start everything on this machine
       sibyl ask "Should I change my job this year?"  watch the answer grow
+      sibyl listen --ask question.wav                the same by voice
       sibyl doctor                                   see what is missing
 
     \b

@@ -36,6 +36,11 @@ class Terminal:
         self._at_line_start = True
         self._status = ""
 
+    @property
+    def shows_status(self) -> bool:
+        """Whether there is a screen for a passing line."""
+        return self._err_is_screen
+
     def write(self, text: str) -> None:
         """Add to the answer, and show it at once."""
         if not text:

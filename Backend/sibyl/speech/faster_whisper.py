@@ -16,7 +16,7 @@ from sibyl.speech.recogniser import OnHeard, RecognitionRequest
 from sibyl.speech.resampling import Resampler
 from sibyl.speech.silero import SileroStream
 from sibyl.speech.turns import Turns
-from sibyl.speech.whisper_binding import WhisperBinding
+from sibyl.speech.whisper_binding import WhisperBinding, described
 from sibyl.speech.whisper_buffer import RATE_HZ, Hypothesis
 from sibyl.speech.whisper_listener import Passage, WhisperListener
 
@@ -55,6 +55,10 @@ class FasterWhisperRecogniser:
             self._recognise(request, audio, on_heard)
         finally:
             self._seats.release()
+
+    def check(self) -> str:
+        """Say what would be loaded; see ``Recogniser.check``."""
+        return described(self._model)
 
     def close(self) -> None:
         """Let the model go. No recognition may be running."""

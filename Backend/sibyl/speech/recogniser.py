@@ -49,5 +49,14 @@ class Recogniser(Protocol):
             Exception: the reason given to ``request.abort``, soon after it was requested; or what ``on_heard`` raised.
         """
 
+    def check(self) -> str:
+        """Return a word on what would hear here. Nothing is heard, loaded or downloaded; may take seconds.
+
+        Raises:
+            RecogniserUnavailable: it is not installed or its model is missing; the message says how to get it.
+            VendorRefused: a vendor does not accept our key.
+            RecogniserFailed: a vendor is out of reach.
+        """
+
     def close(self) -> None:
         """Let everything go. No recognition may be running."""

@@ -5,6 +5,7 @@ with one worker, since several would share the cores: one transcript at a time, 
 """
 
 import copy
+import importlib.metadata
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,24 @@ BEAMS = 5
 LEAST_TOKENS, TOKENS_A_SECOND, MOST_TOKENS = 24, 25, 216
 
 _FILES = (("model.bin",), ("config.json",), ("tokenizer.json",), ("vocabulary.json", "vocabulary.txt"))
+_PATH_BEGINS = ("/", ".", "~")
+_NO_FOLDER = "There is no folder {model}; give that of a CTranslate2 Whisper model."
 _LANGUAGES = {"nb": "no", "fil": "tl", "iw": "he", "in": "id", "jv": "jw", "cmn": "zh", "ji": "yi"}  # BCP 47: Whisper
+
+
+def described(model: str) -> str:
+    """Return what would be loaded, without loading it. Raises RecogniserUnavailable."""
+    try:
+        version = importlib.metadata.version("faster-whisper")
+    except importlib.metadata.PackageNotFoundError:
+        raise RecogniserUnavailable("faster-whisper is not installed: pip install faster-whisper") from None
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        _require_files(folder)
+        return f"faster-whisper {version}, {folder}"
+    if model.startswith(_PATH_BEGINS):
+        raise RecogniserUnavailable(_NO_FOLDER.format(model=model))
+    return f"faster-whisper {version}, {model}, downloaded from the hub when it is first needed"
 
 
 class WhisperBinding:
@@ -142,8 +160,8 @@ def _hypothesis(segments: Iterable[Any], start_s: float, length_s: float, abort:
 
 
 def _fetch(model: str, download: Any) -> Path:
-    if model.startswith(("/", ".", "~")):
-        raise RecogniserUnavailable(f"There is no folder {model}; give that of a CTranslate2 Whisper model.")
+    if model.startswith(_PATH_BEGINS):
+        raise RecogniserUnavailable(_NO_FOLDER.format(model=model))
     try:
         return Path(download(model))
     except ValueError as error:

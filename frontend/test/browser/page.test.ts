@@ -1,26 +1,11 @@
 /** The built page in a real browser, before a real server, over a network that fails when told to. */
-import { existsSync } from "node:fs";
-
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
 import type { Task } from "../../src/types.ts";
 import { Front } from "../front.ts";
 import { type Backend, startBackend } from "./backend.ts";
-
-const CHROMIUM = process.env["SIBYL_TEST_CHROMIUM"] ?? "/usr/bin/chromium";
-const REQUIRED = process.env["SIBYL_CI_REQUIRE_BROWSER"] === "1";
-const PRESENT = existsSync(CHROMIUM);
-const FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
+import { CHROMIUM, FLAGS, PRESENT, REQUIRED } from "./chromium.ts";
 
 const EVENTS = /\/events/;
 const CREATE = /\/api\/(questions|fortunes)$/;
@@ -31,10 +16,6 @@ const SLOW_LINE = { pieceBytes: 120, pauseMs: 60 };
 const SLOWLY = "[tokens=60] [pace=25]";
 const VERY_SLOWLY = "[tokens=2000] [pace=25]";
 const WAIT = { timeout: 20_000, interval: 50 };
-
-if (!PRESENT && !REQUIRED) {
-  console.log(`SKIPPED: no browser at ${CHROMIUM}. Install Chromium, or name one in SIBYL_TEST_CHROMIUM.`);
-}
 
 let backend: Backend;
 let front: Front;
