@@ -71,7 +71,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def test_items_arrive_in_order_and_before_the_result(bridge: Bridge, reader: Reader, abort: Abort) -> None:
-    """All of them, once, and the producer's result only then."""
+    """All of them, once, and the producer's result only then (004-1)."""
     result = await bridge.run(emits(3000), reader.deliver, abort)
 
     assert result == "done"

@@ -48,8 +48,8 @@ def doctor(as_json: bool, **flags: Any) -> None:
     """Say whether Sibyl can serve here with these settings, what is missing and how to get it.
 
     "missing" is what serving needs; "absent" is what it can do without: a GPU, a recogniser of speech, the page.
-    Nothing is changed, started or downloaded; Deepgram is asked whether it knows its key, if there is one. The exit code
-    is 0 when sibyl serve can serve.
+    Nothing is changed, started or downloaded; Deepgram is asked whether it knows its key, if there is one. The
+    exit code is 0 when sibyl serve can serve.
 
     \b
     Examples:
