@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ ROWS = {
 TESTS = Path(__file__).parents[1]
 
 
+@cache
 def named() -> set[str]:
     """Return the rows that docstrings of tests name."""
     found: set[str] = set()
