@@ -1,21 +1,26 @@
 """The native speech doors over a real server: bad input, cuts, resumes, slow readers, and nothing left behind."""
 
+import asyncio
 import json
 import os
+import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from sibyl.api import transcribe
 from sibyl.speech import session
+from sibyl.speech.effects import Effect
 from tests.api.talking import Talking, talk
-from tests.serving import RunningApi, run_api, wait_until
+from tests.serving import RunningApi, run_api, run_api_process, run_process, wait_until
 from tests.speech.hearing import block, blocks, words
 from tests.topology import Servers
 
@@ -169,6 +174,37 @@ def test_finalize_is_answered_and_ends_nothing(api: RunningApi) -> None:
     assert talking.texts == ["w1", "w3"]
 
 
+@pytest.mark.parametrize("id", ['"\\ud800"', "9" * 4000, '"' + "x" * 201 + '"', "[1]", "1e999"])
+def test_an_id_that_cannot_come_back_is_left_out(api: RunningApi, id: str) -> None:
+    """Half of a surrogate pair is text in JSON, and none on the wire."""
+    with talk(api.url, config={}) as talking:
+        talking.socket.send(f'{{"type": "finalize", "id": {id}}}')
+        assert talking.next("finalized")["id"] is None
+        assert finish(talking)["reason"] == "end_of_stream"
+
+
+def test_fragments_and_pings_are_as_good_as_whole_frames(api: RunningApi) -> None:
+    """A message may come in pieces, with pings between."""
+    with talk(api.url, config={}) as talking:
+        audio = blocks(1, 2)
+        talking.socket.send(audio[start : start + 500] for start in range(0, len(audio), 500))
+        assert talking.socket.ping().wait(5)
+        talking.socket.send(iter(['{"type":', '"end_of', '_stream"}']))
+        talking.rest()
+
+    assert talking.texts == ["w1 w2"]
+    assert talking.closed_with == (1000, "Normal closure")
+
+
+@pytest.mark.parametrize(("code", "kept"), [(1000, 0), (1001, 1), (3999, 1), (4999, 1)])
+def test_only_a_goodbye_ends_a_session_at_once(api: RunningApi, code: int, kept: int) -> None:
+    """Every other close may be a cut: a laptop that sleeps, a page that is loaded anew."""
+    with talk(api.url, config={}) as talking:
+        talking.socket.close(code)
+        assert wait_until(lambda: not api.context.sockets)
+        assert len(api.context.sessions) == kept
+
+
 def test_keepalives_keep_an_idle_session_and_are_not_answered(api: RunningApi) -> None:
     """Without them it ends after the idle time, here one second (003-2)."""
     with talk(api.url, config={}) as talking:
@@ -295,7 +331,7 @@ def test_more_sessions_than_there_are_seats_are_told_to_come_later(api: RunningA
 def test_a_reader_that_takes_nothing_is_cut_off_and_delays_nobody(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its session may be resumed."""
+    """Its session may be resumed (000-4)."""
     monkeypatch.setattr(transcribe, "WRITE_S", 0.3)
     with socket.create_connection(("127.0.0.1", api.port), timeout=10) as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -315,6 +351,43 @@ def test_a_reader_that_takes_nothing_is_cut_off_and_delays_nobody(
             talking.audio(1)
             finish(talking)
         assert talking.texts == ["w1"]
+
+
+def test_thousands_of_frames_in_one_packet_leave_others_their_turn(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes round between two of them."""
+    rounds = 0
+    seen: list[int] = []
+    take = session.Session.text
+
+    def text(self: session.Session, text: str, now: float) -> list[Effect]:
+        seen.append(rounds)
+        return take(self, text, now)
+
+    async def go_round() -> None:
+        nonlocal rounds
+        while len(seen) < 2001:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(session.Session, "text", text)
+    with talk(api.url, config={}) as talking:
+        going = api.thread.start(go_round())
+        talking.socket.socket.sendall(frame(b'{"type":"keepalive"}', text=True) * 2000)
+        going.result(20)
+
+    assert len(set(seen)) > 1500
+
+
+def test_text_that_is_no_text_closes_the_connection_and_is_no_error_of_ours(redis_url: str, tmp_path: Path) -> None:
+    """Nobody can fill the log with tracebacks from outside."""
+    with run_api_process(redis_url, tmp_path / "log", speech_provider="scripted") as (process, url):
+        with talk(url.rstrip("/"), config={}) as talking:
+            talking.socket.socket.sendall(frame(b"\xff", text=True))
+            talking.rest()
+            assert talking.closed_with[0] == 1007
+        assert [line["message"] for line in process.lines() if line["level"] in ("error", "critical")] == []
 
 
 def frame(data: bytes, *, text: bool = False) -> bytes:
@@ -428,6 +501,62 @@ def test_a_server_that_ends_tells_what_was_said(redis_url: str) -> None:
         with pytest.raises(InvalidStatus) as refused, talk(api.url):
             pass
         assert refused.value.response.status_code == 503
+
+
+def test_a_process_that_is_asked_to_end_tells_all_sessions_and_ends_without_complaint(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """Speaking, parked, without a config, ended and waiting to be fetched, with a recogniser that hangs."""
+    with (
+        run_api_process(redis_url, tmp_path / "log", speech_provider="scripted") as (process, url),
+        ExitStack() as open,
+    ):
+        url = url.rstrip("/")
+        speaking, parked, draining, hanging = (open.enter_context(talk(url, config={})) for _ in range(4))
+        silent = open.enter_context(talk(url))
+        for talking in (speaking, parked, draining):
+            talking.audio(1)
+            talking.next("partial")
+        cut(parked)
+        draining.send(type="end_of_stream")
+        draining.next("session_ended")
+        hanging.audio(1, -3)
+        hanging.next("partial")
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        ends = [talking.rest() for talking in (speaking, silent, hanging)]
+        status, took_s = process.ended(), time.monotonic() - began
+
+        assert speaking.texts == ["w1"]
+        assert [said[-1].get("reason") or said[-1].get("code") for said in ends[:2]] == ["server_shutdown"] * 2
+        assert {talking.closed_with[0] for talking in (speaking, silent, hanging)} == {1012}
+        assert (status, took_s < 12) == (0, True)
+        assert [line["message"] for line in process.lines() if line["level"] in ("warning", "error", "critical")] == []
+
+
+STUCK = """
+import threading
+from sibyl.api.main import run
+from sibyl.config import load_settings
+from sibyl.speech.scripted import ScriptedRecogniser
+ScriptedRecogniser.recognise = lambda *_: threading.Event().wait()
+run(load_settings())
+"""
+
+
+def test_a_recogniser_that_never_returns_does_not_keep_the_process(redis_url: str, tmp_path: Path) -> None:
+    """Such as one that loads its model over a network that is gone: no thread can be stopped from outside."""
+    log = tmp_path / "log"
+    with run_process(STUCK, log, redis_url=redis_url, speech_provider="scripted") as process:
+        url = process.wait_for("api_ready")["message"].removeprefix("API listens on ").rstrip("/")
+        with talk(url) as talking:
+            talking.send(type="config")
+            process.wait_for("session_begins")
+            process.signal(signal.SIGTERM)
+            assert talking.rest()[-1]["code"] == "server_shutdown"
+            assert talking.closed_with[0] == 1012
+        assert process.ended(15) == 0
+        assert process.lines()[-1]["action"] == "recogniser_stuck"
 
 
 def test_json_on_the_wire_is_what_any_client_can_read(api: RunningApi) -> None:

@@ -28,12 +28,12 @@ def numbers(messages: list[Message]) -> list[Any]:
 
 
 def test_messages_are_numbered_as_they_are_taken() -> None:
-    """And those about the present are not: ready, ack, warning, error."""
+    """Those about the present are not: ack, warning, error; and ready names the last number before it."""
     outbox = Outbox()
     for message in ({"type": "ready"}, final(1), {"type": "warning"}, final(2)):
         outbox.put(message)
 
-    assert [message.get("seq") for message in taken(outbox)] == [None, 1, None, 2]
+    assert [message.get("seq") for message in taken(outbox)] == [0, 1, None, 2]
 
 
 def test_a_partial_takes_the_place_of_one_that_still_waits() -> None:

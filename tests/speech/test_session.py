@@ -23,7 +23,7 @@ from sibyl.speech.hearing import (
 )
 from sibyl.speech.inlet import END, Flush
 from sibyl.speech.outbox import Message
-from sibyl.speech.session import ERRORS, FRAME_BYTES, Phase, Session, SessionLimits
+from sibyl.speech.session import ERRORS, FLUSHES, FRAME_BYTES, UNREAD, Phase, Session, SessionLimits
 
 SECOND = b"\x01\x00" * 16_000
 LIMITS = SessionLimits(idle_s=30, session_s=1000, backlog_s=30, grace_s=15, drain_s=20)
@@ -388,7 +388,7 @@ def test_the_end_of_the_stream_tells_the_rest_as_one_final_then_the_totals_then_
 
 
 def test_late_audio_is_dropped_with_one_warning_and_counted() -> None:
-    """And a second end of the stream is ignored."""
+    """And a second end of the stream is ignored (003-8)."""
     talk = listening().text(type="end_of_stream").text(type="end_of_stream").audio(SECOND).audio(SECOND)
 
     assert [message["code"] for message in talk.take()] == ["late_audio"]
@@ -412,6 +412,101 @@ def test_a_server_that_ends_drains_its_sessions() -> None:
     assert talk.take()[-1]["reason"] == "server_shutdown"
     assert talk.session.closing is not None
     assert talk.session.closing[0] == 1012
+
+
+def test_a_flush_at_the_end_is_answered_behind_the_final_that_it_asked_for() -> None:
+    """The rest is told as one final; until then nobody may believe that all before the flush was told."""
+    talk = listening().audio(SECOND).text(type="finalize", id="x").text(type="end_of_stream")
+    talk.heard(final("a", 0, 1), Flushed(number=1), Processed(audio_s=1.0)).wait(1)
+    assert [(message["type"], message.get("final_s")) for message in talk.take()] == [
+        ("speech_started", None),
+        ("ack", 0.0),
+    ]
+
+    talk.returned()
+
+    assert talk.types() == ["final", "utterance_end", "finalized", "session_ended"]
+
+
+def test_a_flush_claims_no_more_than_was_told() -> None:
+    """Who begins anew sends again from there: not what was told in a partial only, nor what is not decoded."""
+    talk = listening().audio(SECOND * 3).text(type="finalize")
+    talk.heard(final("a", 0, 1), Partial(text="b", start_s=1.5, end_s=2), Processed(audio_s=2.5), Flushed(number=1))
+    assert talk.wait(1).take()[-1]["final_s"] == 1.0
+
+    talk.text(type="finalize").heard(final("b", 1.5, 2), UtteranceEnd(last_word_end_s=2.0), Flushed(number=2))
+
+    assert talk.wait(1).take()[-1]["final_s"] == 2.5
+
+
+def test_nothing_comes_behind_the_end_whatever_else_is_due_with_it() -> None:
+    """An ack was due in the same moment."""
+    talk = listening().wait(0.5).text(type="end_of_stream")
+    talk.heard(SpeechStarted(at_s=0), Processed(audio_s=1.0)).wait(20)
+
+    assert talk.types()[-1] == "session_ended"
+
+
+def test_the_rest_is_waited_for_from_the_moment_at_which_the_recogniser_listens() -> None:
+    """A client that does not wait for ready may send all, and its end, while a model is loaded."""
+    talk = Talk().text().audio(SECOND).text(type="end_of_stream").wait(100)
+    assert talk.take() == []
+
+    talk.heard(Listening(model="m")).wait(19).heard(final("a"), Processed(audio_s=1.0)).returned()
+
+    assert [kind for kind in talk.types() if kind != "ack"][-3:] == ["final", "utterance_end", "session_ended"]
+    assert talk.session.closing == (1000, "Normal closure")
+
+
+def test_a_load_is_not_waited_for_longer_because_the_audio_has_ended() -> None:
+    """As without."""
+    talk = Talk().text().text(type="end_of_stream").wait(300)
+
+    assert talk.take()[-1]["code"] == "model_unavailable"
+
+
+def test_the_end_of_an_utterance_stands_where_its_last_word_ended() -> None:
+    """Also if the audio ended between the final and the end of the utterance."""
+    talk = listening().audio(SECOND * 4).heard(final("a", 0, 1)).text(type="end_of_stream")
+    talk.heard(UtteranceEnd(last_word_end_s=1.0), Processed(audio_s=4.0)).returned()
+
+    assert [message["last_word_end"] for message in talk.take() if message["type"] == "utterance_end"] == [1.0]
+
+
+# Floods ---------------------------------------------------------------------------------------------------------------
+
+
+def test_answers_to_a_flood_wait_once_each_however_slow_the_client_reads() -> None:
+    """The memory of a session is not the client's to fill."""
+    talk = listening()
+    for _ in range(1000):
+        talk.text(type="dance").text(sample_rate=8000)
+
+    assert [message["code"] for message in talk.take()] == ["unknown_type", "already_configured"]
+
+
+def test_more_flushes_than_can_be_answered_end_the_session() -> None:
+    """With an error, and all that were accepted are answered."""
+    talk = listening()
+    for number in range(FLUSHES + 5):
+        talk.text(type="finalize", id=number)
+    assert sum(isinstance(effect, Feed) and isinstance(effect.item, Flush) for effect in talk.effects) == FLUSHES
+
+    said = talk.returned().take()
+
+    assert (said[0]["code"], said[0]["fatal"]) == ("too_many_errors", True)
+    assert [message["id"] for message in said if message["type"] == "finalized"] == list(range(FLUSHES))
+    assert talk.session.closing is not None
+    assert talk.session.closing[0] == 1008
+
+
+def test_a_client_that_flushes_and_does_not_read_is_not_listened_to_for_ever() -> None:
+    """The recogniser answers each flush at once."""
+    talk = listening()
+    for number in range(3 * UNREAD):
+        talk.text(type="finalize", id="x" * 200).heard(Flushed(number=number + 1))
+
+    assert len(talk.session.outbox) <= UNREAD + 3
 
 
 # Cut and resumed ------------------------------------------------------------------------------------------------------
@@ -452,6 +547,35 @@ def test_a_session_that_ended_while_its_client_was_away_still_tells_its_end() ->
 
     assert talk.types() == ["speech_started", "final", "utterance_end", "session_ended"]
     assert talk.session.closing == (1000, "Normal closure")
+
+
+def test_a_half_sample_of_a_connection_that_is_half_open_does_not_shift_what_the_next_one_sends() -> None:
+    """It sends from the last whole sample on; nobody saw the old connection end."""
+    talk = listening().audio(b"\x01\x00\x02")
+
+    assert talk.session.attach(0, talk.now)
+    talk.audio(b"\x02\x00")
+
+    assert [effect.item for effect in talk.effects if isinstance(effect, Feed)] == [b"\x01\x00", b"\x02\x00"]
+
+
+def test_a_session_whose_grace_is_over_cannot_be_resumed() -> None:
+    """Even while its thread has not ended: it would never say anything again."""
+    talk = listening()
+    talk.session.cut_off(talk.now)
+    talk.wait(15)
+
+    assert not talk.session.attach(0, talk.now)
+
+
+def test_ready_names_the_last_number_before_it() -> None:
+    """Also where messages with numbers still to come wait in front of it."""
+    talk = listening().heard(final("a"))
+    talk.session.cut_off(talk.now)
+    assert talk.session.attach(0, talk.now)
+
+    started, said, ready = talk.take()[:3]
+    assert (started["seq"], said["seq"], ready["type"], ready["seq"]) == (1, 2, "ready", 2)
 
 
 def test_a_config_with_a_token_asks_for_the_other_session() -> None:

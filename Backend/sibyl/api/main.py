@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import socket
 import sys
 from types import FrameType
@@ -30,6 +31,7 @@ SPEECH_S = 5.0  # what was said may be told for so long after the drain began
 # A log that is replayed is tens of thousands of objects that live for some milliseconds and are no garbage. By default
 # the collector looks through all of them again and again.
 COLLECT_AFTER = 5_000
+_NO_ERRORS = ("returned without completing response", "exceptions.CancelledError", "Invalid UTF-8 sequence")
 
 
 def run(settings: Settings, *, fd: int | None = None) -> None:
@@ -43,7 +45,7 @@ def run(settings: Settings, *, fd: int | None = None) -> None:
     """
     start_logging("api", level=settings.log_level, form=settings.log_format)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)
     if settings.redis_url is None:
         raise ProcessError("An API of its own needs a Redis that it shares with its workers: give --redis-url.")
     listening = bind(settings.host, settings.port) if fd is None else socket.socket(fileno=fd)
@@ -94,6 +96,10 @@ async def _serve(settings: Settings, redis_url: str, config: uvicorn.Config, lis
     logger.info("API listens on http://%s:%d/", f"[{host}]" if ":" in host else host, port, extra=facts)
     await server.serve(sockets=[listening])
     logger.info("API ended", extra={"action": "api_ended"})
+    if stuck := app.state.context.sessions.hearing:
+        logger.warning("Ending although %d recognisers are stuck", stuck, extra={"action": "recogniser_stuck"})
+        logging.shutdown()
+        os._exit(failed.is_set())  # Python would wait for their threads
     return failed.is_set()
 
 
@@ -136,8 +142,8 @@ class _Server(uvicorn.Server):
         draining.add_done_callback(lambda _: setattr(self, "should_exit", True))
 
 
-def _is_no_cut(record: logging.LogRecord) -> bool:
-    # A stream that we cut on purpose is no error of the application; we log it ourselves. Nor is a lifespan that a
-    # second signal ended: the kernel sends one of its own when the supervisor dies.
+def _is_ours(record: logging.LogRecord) -> bool:
+    # No errors of the application: a stream that we cut on purpose, which we log ourselves; a lifespan that a second
+    # signal ended (the kernel sends one of its own when the supervisor dies); bytes that a client calls text.
     said = record.getMessage()
-    return "returned without completing response" not in said and "exceptions.CancelledError" not in said
+    return not any(words in said for words in _NO_ERRORS)

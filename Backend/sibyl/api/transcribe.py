@@ -98,6 +98,7 @@ async def _read(socket: WebSocket, line: Line) -> int:
             line.text(text)
         elif (data := message.get("bytes")) is not None:
             line.binary(data)
+        await asyncio.sleep(0)  # one packet may hold thousands of frames; others have their turn between them
 
 
 async def _write(socket: WebSocket, line: Line) -> None:

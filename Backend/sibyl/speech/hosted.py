@@ -111,11 +111,11 @@ class HostedSession:
             self.listener.wake()
         self._changed(self)
 
-    async def aclose(self) -> None:
-        """End it at once and wait for its thread."""
+    async def aclose(self, limit_s: float) -> None:
+        """End it at once and wait for its thread until the limit."""
         self.after(self.session.left())
         if self._hearing is not None:
-            await asyncio.wait([self._hearing])
+            await asyncio.wait([self._hearing], timeout=limit_s)
 
     def _begin(self, config: SpeechConfig) -> None:
         self.session.provider = config.provider or self._catalogue.default

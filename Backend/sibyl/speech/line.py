@@ -22,11 +22,15 @@ class Line:
 
     def text(self, text: str) -> None:
         """Take a text frame."""
+        if self._superseded:
+            return
         self._hosted.after(self._hosted.session.text(text, self._hosted.now))
         self._follow_resume()
 
     def binary(self, data: bytes) -> None:
         """Take a binary frame."""
+        if self._superseded:  # it was on its way; the other line was told up to where all had come
+            return
         self._hosted.after(self._hosted.session.binary(data, self._hosted.now))
 
     def configure(self, fields: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 Message = dict[str, Any]
 
 KEPT = 4096  # most messages that are kept for a replay
+_REPLACED_BY = {"partial": "utt", "ack": "type", "warning": "code", "error": "code"}  # a newer one with the same
 _UNNUMBERED = frozenset({"ready", "ack", "warning", "error"})  # about now; a replay would be wrong
 
 
@@ -26,12 +27,9 @@ class Outbox:
         return len(self._waiting)
 
     def put(self, message: Message) -> None:
-        """Add a message. A partial takes the place of one of the same ``utt`` that still waits, and so does an ack."""
-        kind = message["type"]
-        if kind == "partial":
-            _drop(self._waiting, "partial", message["utt"])
-        elif kind == "ack":
-            _drop(self._waiting, "ack", None)
+        """Add a message. A partial, ack, warning or error takes the place of one of its kind that still waits."""
+        if message["type"] in _REPLACED_BY:
+            _drop(self._waiting, message)
         self._waiting.append(message)
 
     def take(self) -> Message | None:
@@ -39,12 +37,14 @@ class Outbox:
         if not self._waiting:
             return None
         message = self._waiting.popleft()
+        if message["type"] == "ready":
+            return message | {"seq": self.seq}
         if message["type"] in _UNNUMBERED or "seq" in message:
             return message
         self.seq += 1
         message = {"type": message["type"], "seq": self.seq} | message
-        if "utt" in message and message["type"] in ("partial", "final"):
-            _drop(self._kept, "partial", message["utt"])
+        if message["type"] in ("partial", "final"):
+            _drop(self._kept, {"type": "partial", "utt": message["utt"]})
         self._kept.append(message)
         if len(self._kept) > KEPT:
             self._lost_seq = self._kept.popleft()["seq"]
@@ -60,8 +60,12 @@ class Outbox:
         return True
 
 
-def _drop(messages: deque[Message], kind: str, utt: int | None) -> None:
-    for message in messages:
-        if message["type"] == kind and message.get("utt") == utt:
-            messages.remove(message)
+def _drop(messages: deque[Message], new: Message) -> None:
+    """Drop the message that a new one replaces; it is near the end, if it is there."""
+    kind, name = new["type"], _REPLACED_BY[new["type"]]
+    for back, message in enumerate(reversed(messages), start=1):
+        if message["type"] == kind and message[name] == new[name]:
+            del messages[-back]
+            return
+        if name == "utt" and message.get("utt", new["utt"]) < new["utt"]:  # they rise
             return

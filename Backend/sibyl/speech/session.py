@@ -34,6 +34,8 @@ ACK_S = 0.5
 LAG_S = 3.0
 EXPIRING_S = 60.0
 ERRORS = 20  # unreadable messages that are forgiven
+FLUSHES = 256  # that wait for their answer
+UNREAD = 8192  # messages that wait for the client, more than any replay
 
 NORMAL, UNSUPPORTED, POLICY, TOO_BIG, INTERNAL, RESTART, LATER = 1000, 1003, 1008, 1009, 1011, 1012, 1013
 
@@ -83,7 +85,7 @@ class Session:
         self._load_at = now
         self._cut_at: float | None = None  # since when there is no client
         self._gone = False  # and none will come back
-        self._drain_at: float | None = None
+        self._drain_at: float | None = None  # since when only the rest is heard
         self._end: tuple[str, int, str] = ("end_of_stream", NORMAL, "Normal closure")
         self._odd = b""
         self._tally = Tally()
@@ -109,7 +111,7 @@ class Session:
             case wire.Config():
                 self._error("already_configured", "The session is configured; begin another one for another config.")
             case wire.Finalize():
-                return self._finalize(message.id)
+                return self._finalize(message.id, now)
             case wire.EndOfStream():
                 return self._drain("end_of_stream", NORMAL, "Normal closure", now)
             case wire.Unknown():
@@ -169,13 +171,18 @@ class Session:
         return [] if ended else [Stop()]
 
     def attach(self, last_seq: int, now: float) -> bool:
-        """A client is back and has seen the messages up to ``last_seq``. False: those after it are not all kept."""
-        if not self.outbox.rewind(last_seq):
+        """A client is back and has seen the messages up to ``last_seq``. False: those after it are not all kept.
+
+        Also False: the grace is over, and the session is only waiting for its recogniser to leave.
+        """
+        if self._gone or not self.outbox.rewind(last_seq):
             return False
         self._cut_at = None
+        self._odd = b""  # of a connection that is half open
         self._frame_at = now
         if self.phase is not Phase.ENDED:
             self._ready(now, resumed=True)
+            self._ack(now)  # the last one may be lost, and who keeps to its pace would wait for it for ever
         return True
 
     # What the recogniser does --------------------------------------------------------------------------------------
@@ -188,6 +195,8 @@ class Session:
             self._model = heard.model
             if self.phase is Phase.LOADING:
                 self.phase = Phase.STREAM
+            elif self.phase is Phase.DRAIN:
+                self._drain_at = now
             self._frame_at = now
             self._ready(now, resumed=False)
         else:
@@ -242,11 +251,13 @@ class Session:
         timers: list[tuple[float, Callable[[float], list[Effect]]]] = []
         if self._gone:
             return timers
+        if self._model is not None and phase is not Phase.ENDED and self._tally.progress != self._acked:
+            timers.append((self._acked_at + ACK_S, self._ack))  # first: the others may end the session
         if self._cut_at is not None:
             timers.append((self._cut_at + limits.grace_s, lambda _: self.left()))
         elif phase is Phase.CONFIG:
             timers.append((self._began + CONFIG_S, self._config_timeout))
-        elif phase is Phase.LOADING:
+        elif phase is Phase.LOADING or (phase is Phase.DRAIN and self._drain_at is None):
             timers.append((self._load_at + LOAD_S, self._load_timeout))
         elif phase is Phase.STREAM:
             timers.append((self._frame_at + limits.idle_s, self._idle_timeout))
@@ -256,8 +267,6 @@ class Session:
                 timers.append((self._began + limits.session_s - EXPIRING_S, self._expires_soon))
         if phase is Phase.DRAIN and self._drain_at is not None:
             timers.append((self._drain_at + limits.drain_s, self._drain_timeout))
-        if phase in (Phase.STREAM, Phase.DRAIN) and self._tally.progress != self._acked:
-            timers.append((self._acked_at + ACK_S, self._ack))
         return timers
 
     def _config_timeout(self, now: float) -> list[Effect]:
@@ -291,7 +300,9 @@ class Session:
 
     # Parts of the above --------------------------------------------------------------------------------------------
 
-    def _finalize(self, id: str | int | None) -> list[Effect]:
+    def _finalize(self, id: str | int | None, now: float) -> list[Effect]:
+        if self._transcript.unanswered >= FLUSHES or len(self.outbox) > UNREAD:
+            return self._too_many("Too many finalize: wait for the answers, and read them.", now)
         number = self._transcript.flush(id)
         # After the end of the audio it is answered behind the last final.
         return [] if self.phase is Phase.DRAIN else [Feed(Flush(number))]
@@ -301,11 +312,14 @@ class Session:
         if self._errors <= ERRORS:
             self._error("bad_message", "A text frame must be a JSON object of at most 16 KiB.")
             return []
+        return self._too_many("Too many unreadable messages.", now)
+
+    def _too_many(self, message: str, now: float) -> list[Effect]:
         if self.phase in (Phase.DRAIN, Phase.ENDED):
             return []
         if self._model is None:
-            return self._refuse("too_many_errors", "Too many unreadable messages.", POLICY)
-        self._error("too_many_errors", "Too many unreadable messages.", fatal=True)
+            return self._refuse("too_many_errors", message, POLICY)
+        self._error("too_many_errors", message, fatal=True)
         return self._drain("too_many_errors", POLICY, "Too many errors", now)
 
     def _late(self, size: int) -> None:
@@ -332,7 +346,7 @@ class Session:
         if self.phase not in (Phase.STREAM, Phase.LOADING):
             return []
         self.phase = Phase.DRAIN
-        self._drain_at = now
+        self._drain_at = None if self._model is None else now  # it is loading, and has heard nothing
         self._end = (reason, code, words)
         self._transcript.audio_ended = True
         self._tally.dropped_bytes += len(self._odd)
@@ -397,7 +411,6 @@ class Session:
             },
             expires_at=self._stamp(self._began + limits.session_s),
             resumed=resumed,
-            seq=self.outbox.seq,
             audio_received_s=received_s,
             final_s=final_s,
         )

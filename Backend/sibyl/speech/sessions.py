@@ -11,6 +11,8 @@ from sibyl.speech.catalogue import Catalogue
 from sibyl.speech.hosted import HostedSession
 from sibyl.speech.session import Session, SessionLimits
 
+STUCK_S = 3.0  # a recogniser that does not leave for so long, at the end, is not waited for
+
 
 class Sessions:
     """All sessions, from their first frame until nothing of them is needed. Lives on one event loop."""
@@ -72,11 +74,12 @@ class Sessions:
             pass
 
     async def aclose(self) -> None:
-        """End all sessions at once and wait for their threads."""
+        """End all sessions at once and wait for their threads, but for recognisers that are stuck: see ``hearing``."""
         self.draining = True
-        await asyncio.gather(*(hosted.aclose() for hosted in tuple(self._all.values())))
+        await asyncio.gather(*(hosted.aclose(STUCK_S) for hosted in tuple(self._all.values())))
         self._bridge.close()
-        await asyncio.to_thread(self._catalogue.close)
+        if not self.hearing:
+            await asyncio.to_thread(self._catalogue.close)
 
     def _admit(self) -> None:
         if self.draining or self.hearing >= self._most:

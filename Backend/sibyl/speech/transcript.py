@@ -26,7 +26,7 @@ class Transcript:
         self._tally = tally
         self._utt = 1  # number of the next final
         self._speaking = False
-        self._told = False  # a final, in this utterance
+        self._told_s: float | None = None  # the end of the last final of this utterance
         self._tail: list[Final] = []
         self._flushes: dict[int, tuple[str | int | None, float]] = {}  # number: its id, where it stands in the audio
         self._flushed = 0
@@ -55,9 +55,15 @@ class Transcript:
                 if not self._speaking:
                     self._tally.told(self._tally.processed_s - QUIET_S)
             case Flushed():
-                self._finalized(heard.number)
+                if not self._tail:  # else it is answered behind them
+                    self._finalized(heard.number)
             case Listening():
                 pass
+
+    @property
+    def unanswered(self) -> int:
+        """How many flushes wait for their answer."""
+        return len(self._flushes)
 
     def flush(self, id: str | int | None) -> int:
         """Return the number of a new flush, whose ``Flushed`` will be told with this id."""
@@ -70,14 +76,14 @@ class Transcript:
         if self._tail:
             self._final(joined(self._tail))
         if self._speaking:
-            self._ends(self._tail[-1].end_s if self._tail else self._tally.processed_s, utc_s)
+            self._ends(self._tally.processed_s if self._told_s is None else self._told_s, utc_s)
         self._tail.clear()
         for number in tuple(self._flushes):
             self._finalized(number)
 
     def _starts(self, at_s: float, utc_s: float) -> None:
         if not self._speaking:
-            self._speaking, self._told = True, False
+            self._speaking, self._told_s = True, None
             self._put("speech_started", utt=self._utt, t=seconds(at_s), timestamp=timestamp(utc_s))
 
     def _final(self, heard: Final) -> None:
@@ -88,12 +94,12 @@ class Transcript:
         language = heard.language or self.config.language
         self._put("final", utt=self._utt, **said(heard, words=self.config.words), language=language, **asked)
         self._utt += 1
-        self._told = True
+        self._told_s = heard.end_s
 
     def _ends(self, last_word_end_s: float, utc_s: float) -> None:
         self._speaking = False
         self._tally.told(last_word_end_s)
-        if not self._told:  # only noise: the number is used up
+        if self._told_s is None:  # only noise: the number is used up
             self._utt += 1
         end = seconds(last_word_end_s)
         self._put("utterance_end", utt=self._utt - 1, last_word_end=end, timestamp=timestamp(utc_s))
@@ -101,7 +107,8 @@ class Transcript:
     def _finalized(self, number: int) -> None:
         if number in self._flushes:
             id, at_s = self._flushes.pop(number)
-            self._tally.told(at_s)
+            if not self._speaking:  # else the last final says how far it is
+                self._tally.told(min(at_s, self._tally.processed_s))
             self._put("finalized", id=id)
 
     def _put(self, type: str, **fields: Any) -> None:

@@ -12,6 +12,7 @@ LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,4}$"
 PROVIDERS = ("pocketsphinx", "faster_whisper", "deepgram", "scripted")
 MESSAGE_CHARS = 16 * 1024  # longest text frame
 ID_CHARS = 200
+ID_BOUND = 2**63
 
 
 class ConfigRefused(Exception):
@@ -116,8 +117,7 @@ def read_message(text: str) -> ClientMessage:
     match fields.get("type"):
         case "finalize":
             known = fields.get("id")
-            usable = (isinstance(known, str) and len(known) <= ID_CHARS) or isinstance(known, int)
-            return Finalize(known if usable else None)
+            return Finalize(known if _can_come_back(known) else None)
         case "keepalive":
             return KeepAlive()
         case "end_of_stream":
@@ -125,6 +125,13 @@ def read_message(text: str) -> ClientMessage:
         case None | "config":
             return Config({name: value for name, value in fields.items() if name != "type"})
     return Unknown()
+
+
+def _can_come_back(id: object) -> bool:
+    """Whether an id can be written to the client again: half of a surrogate pair is text in JSON, and none in UTF-8."""
+    if isinstance(id, str):
+        return len(id) <= ID_CHARS and not any("\ud800" <= char <= "\udfff" for char in id)
+    return isinstance(id, int) and abs(id) < ID_BOUND
 
 
 def query_fields(query: Mapping[str, str]) -> dict[str, Any]:
