@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     )
     speech_sessions: PositiveInt = Field(10, le=1000, description="people that one API process hears at a time")
     speech_idle_s: PositiveFloat = Field(30.0, description="a speech session without any frame for so long is ended")
-    speech_session_s: PositiveFloat = Field(10800.0, description="longest speech session")
+    speech_session_s: PositiveFloat = Field(10800.0, le=7 * 86400, description="longest speech session")
     speech_backlog_s: PositiveFloat = Field(30.0, description="audio that may wait for the recogniser")
     speech_grace_s: PositiveFloat = Field(15.0, description="how long a cut speech session waits for its client")
     speech_drain_s: PositiveFloat = Field(30.0, description="how long the rest may be heard after the end of the audio")

@@ -250,6 +250,13 @@ def test_finalize_is_always_answered() -> None:
     assert ids == ["y", "z"]
 
 
+def test_a_session_that_fails_claims_nothing_of_what_it_did_not_hear() -> None:
+    """A client would forget audio that was never told."""
+    talk = listening().audio(SECOND).text(type="finalize", id="x").failed(RecogniserFailed())
+
+    assert [message["type"] for message in talk.take() if message["type"] != "ack"] == ["error", "session_ended"]
+
+
 def test_unreadable_text_is_forgiven_twenty_times() -> None:
     """Then the session ends, and what was said is told (002-8)."""
     talk = listening().audio(SECOND)

@@ -91,7 +91,7 @@ async def listen(socket: WebSocket) -> None:
             return
         await socket.accept(_subprotocol(socket), [(b"dg-request-id", request_id.encode())])
         await serve(socket, line)
-    except WebSocketDisconnect:
+    except (WebSocketDisconnect, OSError):
         line.ended(1006)  # before it was accepted
     finally:
         context.sockets -= 1

@@ -58,7 +58,7 @@ async def converse(socket: WebSocket, fields: Mapping[str, object]) -> None:
         if fields:
             line.configure(dict(fields))
         await serve(socket, line)
-    except WebSocketDisconnect:
+    except (WebSocketDisconnect, OSError):
         pass  # before it was accepted
     finally:
         context.sockets -= 1

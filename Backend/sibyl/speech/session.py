@@ -209,7 +209,7 @@ class Session:
             return []
         if self.phase is not Phase.DRAIN:
             return self.failed(SibylError(), now)
-        self._session_ends(now)
+        self._session_ends(now, whole=True)
         return []
 
     def failed(self, error: Exception, now: float) -> list[Effect]:
@@ -360,7 +360,7 @@ class Session:
             return self._refuse(code, message, close)
         self._error(code, message, fatal=True)
         self._end = (code, close, code)
-        self._session_ends(now)
+        self._session_ends(now, whole=False)
         return [Stop()]
 
     def _refuse(self, code: str, message: str, close: int, retry_after_s: float | None = None) -> list[Effect]:
@@ -383,9 +383,9 @@ class Session:
                 return self._refuse("bad_config", error.message, POLICY)
         return self._refuse("internal", "The recogniser failed; the server's log has the details.", INTERNAL)
 
-    def _session_ends(self, now: float) -> None:
+    def _session_ends(self, now: float, *, whole: bool) -> None:
         reason, code, words = self._end
-        self._transcript.finish(self._utc_s + now)
+        self._transcript.finish(self._utc_s + now, whole=whole)
         totals = self._tally.totals(duration_s=now - self._began)
         self._put("session_ended", reason=reason, session_id=self.session_id, totals=totals)
         self.phase, self.closing = Phase.ENDED, (code, words)

@@ -71,14 +71,14 @@ class Transcript:
         self._flushes[self._flushed] = (id, self._tally.received_s)
         return self._flushed
 
-    def finish(self, utc_s: float) -> None:
-        """Tell what is left: one final, the end of the utterance, and the flushes that were not answered."""
+    def finish(self, utc_s: float, *, whole: bool) -> None:
+        """Tell what is left: one final, the end of the utterance, and, if all was heard, answer the flushes."""
         if self._tail:
             self._final(joined(self._tail))
         if self._speaking:
             self._ends(self._tally.processed_s if self._told_s is None else self._told_s, utc_s)
         self._tail.clear()
-        for number in tuple(self._flushes):
+        for number in tuple(self._flushes) if whole else ():
             self._finalized(number)
 
     def _starts(self, at_s: float, utc_s: float) -> None:

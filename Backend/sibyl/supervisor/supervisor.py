@@ -33,7 +33,7 @@ from sibyl.supervisor.welcome import address, tell_ready
 
 logger = logging.getLogger(__name__)
 
-API_END_S = 10.0
+API_END_S = 15.0
 REDIS_END_S = 10.0
 KILL_S = 5.0
 RELEASE_S = 2.0  # Redis may be away; then the leases run out, or the successor gives them back
