@@ -19,7 +19,7 @@ import pocketsphinx
 from sibyl.bridge.abort import Abort
 from sibyl.speech.hearing import Final, Heard, Processed
 from sibyl.speech.inlet import END, AudioInlet
-from sibyl.speech.pocketsphinx import PocketSphinxRecogniser
+from sibyl.speech.pocketsphinx.recogniser import PocketSphinxRecogniser
 from sibyl.speech.recogniser import RecognitionRequest
 from tests.human_speech import RATE_HZ, Recording, cards, joined, librivox
 

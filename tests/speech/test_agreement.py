@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sibyl.speech.agreement import Agreement
 from sibyl.speech.hearing import Word
+from sibyl.speech.whisper.agreement import Agreement
 
 
 def spoken(text: str, *, begin_s: float = 0.0, word_s: float = 0.5) -> list[Word]:

@@ -27,9 +27,9 @@ from sibyl.core.errors import (
     SibylError,
     VendorRefused,
 )
-from sibyl.speech.deepgram import DeepgramRecogniser
-from sibyl.speech.deepgram_hearing import Patience
-from sibyl.speech.deepgram_link import Link, open_client
+from sibyl.speech.deepgram.hearing import Patience
+from sibyl.speech.deepgram.link import Link, open_client
+from sibyl.speech.deepgram.recogniser import DeepgramRecogniser
 from sibyl.speech.hearing import Final, Flushed, Heard, Listening, Partial, Processed, SpeechStarted, UtteranceEnd, Word
 from sibyl.speech.inlet import END, AudioInlet, Flush, Taken
 from sibyl.speech.recogniser import RecognitionRequest

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sibyl.speech.deepgram_kept import KeptAudio
-from sibyl.speech.deepgram_transcript import Transcript
+from sibyl.speech.deepgram.kept import KeptAudio
+from sibyl.speech.deepgram.transcript import Transcript
 from sibyl.speech.hearing import Final, Flushed, Heard, Partial, Processed, SpeechStarted, UtteranceEnd
 
 

@@ -18,16 +18,16 @@ import pytest
 from sibyl.bridge.abort import Abort
 from sibyl.bridge.bridge import Bridge
 from sibyl.core.errors import InvalidRequest, RecogniserBusy, RecogniserFailed, RecogniserUnavailable
-from sibyl.speech.faster_whisper import FasterWhisperRecogniser
 from sibyl.speech.hearing import Final, Flushed, Heard, Listening, Partial, Processed, UtteranceEnd
 from sibyl.speech.inlet import END, AudioInlet, Flush
 from sibyl.speech.recogniser import RecognitionRequest
 from sibyl.speech.resampling import Resampler
-from sibyl.speech.silero import SileroStream
-from sibyl.speech.voice_gate import FRAME
-from sibyl.speech.whisper_binding import WhisperBinding
-from sibyl.speech.whisper_buffer import Hypothesis, Samples
-from sibyl.speech.whisper_listener import Passage
+from sibyl.speech.whisper.binding import WhisperBinding
+from sibyl.speech.whisper.buffer import Hypothesis, Samples
+from sibyl.speech.whisper.listener import Passage
+from sibyl.speech.whisper.recogniser import FasterWhisperRecogniser
+from sibyl.speech.whisper.silero import SileroStream
+from sibyl.speech.whisper.voice_gate import FRAME
 from tests import human_speech
 from tests.processes import until
 from tests.speech.hearing import hear, text_of
@@ -430,7 +430,7 @@ class Blocker(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocker())
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import RecogniserUnavailable
-from sibyl.speech.faster_whisper import FasterWhisperRecogniser
+from sibyl.speech.whisper.recogniser import FasterWhisperRecogniser
 from sibyl.speech.inlet import AudioInlet
 from sibyl.speech.recogniser import RecognitionRequest
 

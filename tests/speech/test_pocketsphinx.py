@@ -28,7 +28,7 @@ from sibyl.core.errors import (
 )
 from sibyl.speech.hearing import Final, Flushed, Heard, Listening, Partial, Processed, SpeechStarted, UtteranceEnd
 from sibyl.speech.inlet import END, AudioInlet, Flush, Taken
-from sibyl.speech.pocketsphinx import PocketSphinxRecogniser
+from sibyl.speech.pocketsphinx.recogniser import PocketSphinxRecogniser
 from sibyl.speech.recogniser import RecognitionRequest
 from tests import human_speech
 from tests.human_speech import Recording, for_tests
@@ -367,7 +367,7 @@ def test_a_killed_parent_leaves_no_process() -> None:
         "import sys, threading\n"
         "from sibyl.bridge.abort import Abort\n"
         "from sibyl.speech.inlet import AudioInlet\n"
-        "from sibyl.speech.pocketsphinx import PocketSphinxRecogniser\n"
+        "from sibyl.speech.pocketsphinx.recogniser import PocketSphinxRecogniser\n"
         "from sibyl.speech.recogniser import RecognitionRequest\n"
         "abort = Abort()\n"
         "request = RecognitionRequest(sample_rate_hz=16000, abort=abort)\n"

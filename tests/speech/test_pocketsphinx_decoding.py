@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pocketsphinx
 import pytest
 
-from sibyl.speech.pocketsphinx_decoding import OPENING_FRAMES, Decoder, Decoding, Spoken, prepared
-from sibyl.speech.pocketsphinx_messages import Voice
+from sibyl.speech.pocketsphinx.decoding import OPENING_FRAMES, Decoder, Decoding, Spoken, prepared
+from sibyl.speech.pocketsphinx.messages import Voice
 from tests import human_speech
 from tests.human_speech import Recording, for_tests
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sibyl.speech.pocketsphinx_gate import KEPT_FRAMES, SPEECH_FRAMES, WINDOW_FRAMES, FrameGate
+from sibyl.speech.pocketsphinx.gate import KEPT_FRAMES, SPEECH_FRAMES, WINDOW_FRAMES, FrameGate
 
 SILENCE_FRAMES = 10
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from sibyl.speech.hearing import Final, SpeechStarted, UtteranceEnd
-from sibyl.speech.pocketsphinx_listener import LONG_SAMPLES, LONGEST_SAMPLES, Listener
-from sibyl.speech.pocketsphinx_messages import FRAME_SAMPLES, RATE_HZ, Begin, Reply, ResumePoint, Told
+from sibyl.speech.pocketsphinx.listener import LONG_SAMPLES, LONGEST_SAMPLES, Listener
+from sibyl.speech.pocketsphinx.messages import FRAME_SAMPLES, RATE_HZ, Begin, Reply, ResumePoint, Told
 
 SPEECH = b"\1\0" * FRAME_SAMPLES
 SILENCE = bytes(2 * FRAME_SAMPLES)

@@ -1,7 +1,7 @@
 """What a recogniser and its children say to each other."""
 
 from sibyl.speech.hearing import Final, Partial, SpeechStarted, UtteranceEnd, Word
-from sibyl.speech.pocketsphinx_messages import Begin, Reply, ResumePoint, Voice, packed, unpacked
+from sibyl.speech.pocketsphinx.messages import Begin, Reply, ResumePoint, Voice, packed, unpacked
 
 POINT = ResumePoint(at=480, voice=Voice(means=(1.5, -2.0), frames=91.5), going_on=True)
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from sibyl.bridge.abort import Abort
-from sibyl.speech.turns import Turns
+from sibyl.speech.whisper.turns import Turns
 from tests.processes import until
 
 

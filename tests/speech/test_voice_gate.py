@@ -1,6 +1,6 @@
 """Where speech begins and ends."""
 
-from sibyl.speech.voice_gate import FRAME, FRAME_S, LEAST_FRAMES, VoiceBegan, VoiceEnded, VoiceGate
+from sibyl.speech.whisper.voice_gate import FRAME, FRAME_S, LEAST_FRAMES, VoiceBegan, VoiceEnded, VoiceGate
 
 V, S, BETWEEN = 0.9, 0.1, 0.4
 

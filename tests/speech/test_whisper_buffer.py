@@ -3,7 +3,7 @@
 import numpy as np
 
 from sibyl.speech.hearing import Word
-from sibyl.speech.whisper_buffer import (
+from sibyl.speech.whisper.buffer import (
     CUT_S,
     MUST_CUT_S,
     PROMPT_CHARACTERS,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sibyl.speech.hearing import Final, Heard, Partial, SpeechStarted, UtteranceEnd, Word
-from sibyl.speech.voice_gate import FRAME
-from sibyl.speech.whisper_buffer import RATE_HZ, Hypothesis, Samples
-from sibyl.speech.whisper_listener import Passage, WhisperListener
+from sibyl.speech.whisper.buffer import RATE_HZ, Hypothesis, Samples
+from sibyl.speech.whisper.listener import Passage, WhisperListener
+from sibyl.speech.whisper.voice_gate import FRAME
 
 TENTH = RATE_HZ // 10
 SILENCE_S = 0.5

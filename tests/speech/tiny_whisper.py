@@ -19,7 +19,7 @@ import tokenizers
 from ctranslate2.specs import WhisperSpec
 from tokenizers import decoders, pre_tokenizers
 
-from sibyl.speech.whisper_buffer import RATE_HZ
+from sibyl.speech.whisper.buffer import RATE_HZ
 
 Floats = npt.NDArray[np.float32]
 

@@ -66,13 +66,13 @@ class Catalogue:
 
 
 def _pocketsphinx(settings: SpeechSettings) -> Recogniser:
-    from sibyl.speech.pocketsphinx import PocketSphinxRecogniser
+    from sibyl.speech.pocketsphinx.recogniser import PocketSphinxRecogniser
 
     return PocketSphinxRecogniser(processes=settings.sessions)
 
 
 def _faster_whisper(settings: SpeechSettings) -> Recogniser:
-    from sibyl.speech.faster_whisper import FasterWhisperRecogniser
+    from sibyl.speech.whisper.recogniser import FasterWhisperRecogniser
 
     return FasterWhisperRecogniser(
         model=settings.whisper_model, threads=settings.threads, sessions=settings.whisper_sessions
@@ -82,7 +82,7 @@ def _faster_whisper(settings: SpeechSettings) -> Recogniser:
 def _deepgram(settings: SpeechSettings) -> Recogniser:
     if not settings.deepgram_api_key:
         raise RecogniserUnavailable("Deepgram needs a key: set DEEPGRAM_API_KEY and start again.")
-    from sibyl.speech.deepgram import DeepgramRecogniser
+    from sibyl.speech.deepgram.recogniser import DeepgramRecogniser
 
     return DeepgramRecogniser(
         api_key=settings.deepgram_api_key, url=settings.deepgram_url, model=settings.deepgram_model

@@ -15,8 +15,8 @@ from typing import TypeVar
 from sibyl.core.errors import InvalidRequest, RecogniserFailed, RecogniserUnavailable
 from sibyl.speech.hearing import Final, Flushed, Listening, Partial, Processed, SpeechStarted, UtteranceEnd
 from sibyl.speech.inlet import END, AudioInlet, Flush
-from sibyl.speech.pocketsphinx_child import Child, ChildDied, Children
-from sibyl.speech.pocketsphinx_messages import FRAME_SAMPLES, RATE_HZ, Ask, Begin, Reply, ResumePoint, Told
+from sibyl.speech.pocketsphinx.child import Child, ChildDied, Children
+from sibyl.speech.pocketsphinx.messages import FRAME_SAMPLES, RATE_HZ, Ask, Begin, Reply, ResumePoint, Told
 from sibyl.speech.recogniser import OnHeard, RecognitionRequest
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,6 @@ class PocketSphinxRecogniser:
             processes: at most, and so sessions at a time.
         """
         self._children = Children(processes)
-
-    def prepare(self) -> None:
-        """Start a child now, so that the first session need not wait for one."""
-        if _installed():
-            self._children.prepare()
 
     def recognise(self, request: RecognitionRequest, audio: AudioInlet, on_heard: OnHeard) -> None:
         """Take audio until its end; see ``Recogniser.recognise``. Only English is heard."""

@@ -7,8 +7,8 @@ recording are the same in whatever pieces it comes.
 import numpy as np
 
 from sibyl.core.errors import RecogniserUnavailable
-from sibyl.speech.voice_gate import FRAME
-from sibyl.speech.whisper_buffer import Samples
+from sibyl.speech.whisper.buffer import Samples
+from sibyl.speech.whisper.voice_gate import FRAME
 
 _CONTEXT = 64  # samples of the frame before that the network sees again
 _FRAMES = 256  # of one call, which takes memory for all of them

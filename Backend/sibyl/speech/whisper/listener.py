@@ -15,8 +15,8 @@ import numpy as np
 
 from sibyl.speech.hearing import Final, Partial, SpeechStarted, UtteranceEnd, Word
 from sibyl.speech.recogniser import OnHeard
-from sibyl.speech.voice_gate import FRAME, VoiceBegan, VoiceEnded, VoiceGate
-from sibyl.speech.whisper_buffer import RATE_HZ, Hypothesis, Samples, WhisperBuffer
+from sibyl.speech.whisper.buffer import RATE_HZ, Hypothesis, Samples, WhisperBuffer
+from sibyl.speech.whisper.voice_gate import FRAME, VoiceBegan, VoiceEnded, VoiceGate
 
 EVERY_S = 0.8  # of new speech between two transcripts
 EVERY_QUIET_S = 2.0  # the same where nobody wants partials: still often enough that the client need not wait

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sibyl.speech.pocketsphinx_messages import RATE_HZ, Voice
+from sibyl.speech.pocketsphinx.messages import RATE_HZ, Voice
 
 FRAME_S = 0.01  # of the decoder
 OPENING_FRAMES = 200  # of speech are enough to know how a session sounds

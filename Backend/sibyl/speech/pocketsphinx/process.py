@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from sibyl.speech.pocketsphinx_decoding import Decoder, prepared
-from sibyl.speech.pocketsphinx_listener import Listener
-from sibyl.speech.pocketsphinx_messages import Ask, Begin, Reply, packed, unpacked
+from sibyl.speech.pocketsphinx.decoding import Decoder, prepared
+from sibyl.speech.pocketsphinx.listener import Listener
+from sibyl.speech.pocketsphinx.messages import Ask, Begin, Reply, packed, unpacked
 
 BEAM = 4000  # word parts that are followed in a frame, of 30,000: the same words for half the work (EXPERIMENTS.md)
 STUCK_S = 60  # a request that takes longer ends the process, whatever it computes, and also when it has no parent

@@ -7,9 +7,9 @@ decoder makes words of them. Everything depends on the samples alone, not on the
 from collections.abc import Callable
 
 from sibyl.speech.hearing import Final, Partial, SpeechStarted, UtteranceEnd, Word
-from sibyl.speech.pocketsphinx_decoding import Decoder, Decoding, Spoken
-from sibyl.speech.pocketsphinx_gate import FrameGate
-from sibyl.speech.pocketsphinx_messages import FRAME_SAMPLES, RATE_HZ, Begin, Reply, ResumePoint, Told
+from sibyl.speech.pocketsphinx.decoding import Decoder, Decoding, Spoken
+from sibyl.speech.pocketsphinx.gate import FrameGate
+from sibyl.speech.pocketsphinx.messages import FRAME_SAMPLES, RATE_HZ, Begin, Reply, ResumePoint, Told
 
 ENDPOINTING_S = 0.3
 PARTIAL_SAMPLES = RATE_HZ // 5  # between two partials

@@ -14,7 +14,7 @@ import time
 
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import RecogniserBusy, RecogniserFailed
-from sibyl.speech.pocketsphinx_messages import Ask, Reply, packed, unpacked
+from sibyl.speech.pocketsphinx.messages import Ask, Reply, packed, unpacked
 
 LOAD_S = 60.0
 HANG_S = 10.0  # a request takes a fiftieth of that
@@ -34,7 +34,7 @@ class Child:
         """Start it; it loads its model meanwhile."""
         self._process = subprocess.Popen(
             # -P: a file in the folder that Sibyl was started in is no module of ours.
-            [sys.executable, "-P", "-m", "sibyl.speech.pocketsphinx_process"],
+            [sys.executable, "-P", "-m", "sibyl.speech.pocketsphinx.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

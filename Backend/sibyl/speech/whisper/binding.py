@@ -14,8 +14,8 @@ from typing import Any
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import InvalidRequest, RecogniserFailed, RecogniserUnavailable
 from sibyl.speech.hearing import Word
-from sibyl.speech.whisper_buffer import RATE_HZ, Hypothesis
-from sibyl.speech.whisper_listener import Passage
+from sibyl.speech.whisper.buffer import RATE_HZ, Hypothesis
+from sibyl.speech.whisper.listener import Passage
 
 logger = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from sibyl.core.errors import RecogniserFailed, SibylError
-from sibyl.speech.deepgram_hearing import DeepgramHearing, Patience
-from sibyl.speech.deepgram_link import Link, OnMessage, open_client, refusal
-from sibyl.speech.deepgram_transcript import UTTERANCE_END_S
+from sibyl.speech.deepgram.hearing import DeepgramHearing, Patience
+from sibyl.speech.deepgram.link import Link, OnMessage, open_client, refusal
+from sibyl.speech.deepgram.transcript import UTTERANCE_END_S
 from sibyl.speech.inlet import AudioInlet
 from sibyl.speech.recogniser import OnHeard, RecognitionRequest
 
 if TYPE_CHECKING:
-    from sibyl.speech.deepgram_link import Client
+    from sibyl.speech.deepgram.link import Client
 
 URL = "https://api.deepgram.com"
 MODEL = "nova-3"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sibyl.speech.agreement import Agreement
 from sibyl.speech.hearing import Word
+from sibyl.speech.whisper.agreement import Agreement
 
 Samples = npt.NDArray[np.float32]  #: mono, -1 to 1, at ``RATE_HZ``
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sibyl.core.errors import RecogniserBusy, RecogniserFailed
-from sibyl.speech.deepgram_kept import KeptAudio
-from sibyl.speech.deepgram_link import Link, LinkLost, OnMessage
-from sibyl.speech.deepgram_transcript import Transcript
+from sibyl.speech.deepgram.kept import KeptAudio
+from sibyl.speech.deepgram.link import Link, LinkLost, OnMessage
+from sibyl.speech.deepgram.transcript import Transcript
 from sibyl.speech.hearing import Heard, Listening
 from sibyl.speech.inlet import AudioInlet, Flush
 from sibyl.speech.recogniser import OnHeard, RecognitionRequest

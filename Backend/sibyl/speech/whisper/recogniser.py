@@ -14,11 +14,11 @@ from sibyl.speech.hearing import Flushed, Listening, Processed
 from sibyl.speech.inlet import END, AudioInlet, Flush
 from sibyl.speech.recogniser import OnHeard, RecognitionRequest
 from sibyl.speech.resampling import Resampler
-from sibyl.speech.silero import SileroStream
-from sibyl.speech.turns import Turns
-from sibyl.speech.whisper_binding import WhisperBinding, described
-from sibyl.speech.whisper_buffer import RATE_HZ, Hypothesis
-from sibyl.speech.whisper_listener import Passage, WhisperListener
+from sibyl.speech.whisper.binding import WhisperBinding, described
+from sibyl.speech.whisper.buffer import RATE_HZ, Hypothesis
+from sibyl.speech.whisper.listener import Passage, WhisperListener
+from sibyl.speech.whisper.silero import SileroStream
+from sibyl.speech.whisper.turns import Turns
 
 ENDPOINTING_S = 0.5
 PROCESSED_EVERY_S = 0.1
