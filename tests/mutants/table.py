@@ -394,4 +394,25 @@ MUTANTS: Final = (
         "            if False:\n",
         ("tests/store/test_follow.py::test_a_lost_tail_and_another_worker_are_a_reset",),
     ),
+    Mutant(
+        "a recording outlives its task",
+        "store/lua/prelude.lua",
+        "  redis.call('ZREM', keys.deadlines, id)\n  drop_audio(keys, id)\n",
+        "  redis.call('ZREM', keys.deadlines, id)\n",
+        ("tests/store/test_audio.py",),
+    ),
+    Mutant(
+        "a connection that lost its session still feeds it",
+        "speech/line.py",
+        "        if self._superseded:  # it was on its way; the other line was told up to where all had come\n",
+        "        if False:\n",
+        ("tests/speech/test_line.py", "tests/api/test_transcribe.py"),
+    ),
+    Mutant(
+        "a resume keeps half a sample",
+        "speech/session.py",
+        '        self._odd = b""  # of a connection that is half open\n',
+        "",
+        ("tests/speech/test_session.py", "tests/speech/test_line.py"),
+    ),
 )
