@@ -63,6 +63,7 @@ UNREADABLE = {400, 408, 413, 415}
 STATUSES = {
     ("post", "/api/questions"): {202, 410, 422, 429, 503} | UNREADABLE,
     ("post", "/api/fortunes"): {202, 410, 422, 429, 503} | UNREADABLE,
+    ("post", "/v1/audio/transcriptions"): {200, 403, 409, 410, 422, 429, 500, 502, 503, 504} | UNREADABLE,
     ("get", "/api/tasks"): {200, 404, 422, 503},
     ("get", "/api/tasks/{task_id}"): {200, 404, 410, 422, 503},
     ("delete", "/api/tasks/{task_id}"): {204, 404, 410, 422, 503} | UNREADABLE,

@@ -77,7 +77,7 @@ def children_of(parent: int) -> list[int]:
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, IndexError):
                 ours = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent
-                if ours and b"pocketsphinx_process" in (entry / "cmdline").read_bytes():
+                if ours and b"pocketsphinx.process" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
     return sorted(found)
 

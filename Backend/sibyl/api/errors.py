@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from sibyl.core.errors import SibylError
+from sibyl.core import errors as core_errors
+from sibyl.core.errors import SibylError, code_of
 from sibyl.wire.tasks import VISIBLE
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,11 @@ _HTTP = {
     408: ("request_timeout", "The body did not arrive in time."),
     413: ("body_too_large", "The body is too large."),
     415: ("unsupported_media_type", "Send the body as application/json."),
+}
+_STATUS = {
+    code_of(kind): kind.status
+    for kind in vars(core_errors).values()
+    if isinstance(kind, type) and issubclass(kind, SibylError)
 }
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _WORDS = {VISIBLE: "Input should hold at least one visible character"}
@@ -43,13 +49,7 @@ def http_error(status: int, message: str | None = None) -> JSONResponse:
 
 def status_of(code: str) -> int:
     """Return the status for the code of an error that ended a task; 500 for those that have none of their own."""
-    kinds = [SibylError]
-    while kinds:
-        kind = kinds.pop()
-        if kind().code == code:
-            return kind.status
-        kinds += kind.__subclasses__()
-    return 500
+    return _STATUS.get(code, 500)
 
 
 def _sibyl_error(_: Request, error: Exception) -> JSONResponse:

@@ -58,7 +58,12 @@ class SibylError(Exception):
     @property
     def code(self) -> str:
         """The class's name in snake case."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return code_of(type(self))
+
+
+def code_of(kind: type[SibylError]) -> str:
+    """Return the code of all errors of a class."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 class InvalidRequest(SibylError):
