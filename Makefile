@@ -40,8 +40,8 @@ setup: $(VENV)/.run page ## prepare everything that `make run` needs
 run: setup ## start API, worker, embedded Redis and model on 127.0.0.1:8000 (ARGS="--port 9000" passes flags)
 	@exec $(BIN)/sibyl serve $(ARGS)
 
-test: $(VENV)/.dev page page-test ## run all tests, two files at a time (ARGS="-k cursor" passes flags to pytest)
-	@$(BIN)/pytest $(if $(strip $(ARGS)),$(ARGS),--numprocesses=2 --dist=loadfile)
+test: $(VENV)/.dev page page-test ## run all tests, three files at a time (ARGS="-k cursor" passes flags to pytest)
+	@$(BIN)/pytest $(if $(strip $(ARGS)),$(ARGS),--numprocesses=3 --dist=loadfile --no-loadscope-reorder)
 
 style: $(VENV)/.dev ## check style and format
 	@$(BIN)/ruff check .

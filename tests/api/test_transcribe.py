@@ -202,7 +202,7 @@ def test_only_a_goodbye_ends_a_session_at_once(api: RunningApi, code: int, kept:
     with talk(api.url, config={}) as talking:
         talking.socket.close(code)
         assert wait_until(lambda: not api.context.sockets)
-        assert len(api.context.sessions) == kept
+        assert wait_until(lambda: len(api.context.sessions) == kept)
 
 
 def test_keepalives_keep_an_idle_session_and_are_not_answered(api: RunningApi) -> None:
