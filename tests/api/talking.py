@@ -1,6 +1,7 @@
 """A client of a speech door, for tests: blocking, and careless where a test wants it to be."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ from websockets.sync.client import ClientConnection, connect
 from tests.speech.hearing import blocks
 
 LIMIT_S = 10.0
+# This client logs an error when a test breaks its connection; what counts is what the server logs.
+_UNHEARD = logging.getLogger("tests.talking")
+_UNHEARD.propagate = False
 
 
 class Talking:
@@ -62,7 +66,9 @@ def talk(
     url: str, path: str = "/ws/transcribe", *, config: dict[str, Any] | None = None, **options: Any
 ) -> Iterator[Talking]:
     """Connect; send the config, unless it is None, and wait for ``ready``."""
-    with connect(url.replace("http", "ws", 1) + path, compression=None, proxy=None, **options) as socket:
+    with connect(
+        url.replace("http", "ws", 1) + path, compression=None, proxy=None, logger=_UNHEARD, **options
+    ) as socket:
         talking = Talking(socket)
         if config is not None:
             talking.send(type="config", **config)

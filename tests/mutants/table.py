@@ -406,7 +406,7 @@ MUTANTS: Final = (
         "speech/line.py",
         "        if self._superseded:  # it was on its way; the other line was told up to where all had come\n",
         "        if False:\n",
-        ("tests/speech/test_line.py", "tests/api/test_transcribe.py"),
+        ("tests/speech/test_line.py",),
     ),
     Mutant(
         "a resume keeps half a sample",

@@ -374,15 +374,14 @@ def test_a_killed_parent_leaves_no_process() -> None:
         "recogniser = PocketSphinxRecogniser(processes=3)\n"
         "recogniser.recognise(request, AudioInlet(abort), lambda heard: print(heard, flush=True))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    assert parent.stdout.readline().startswith("Listening")
-    children = children_of(parent.pid)
-    assert len(children) == 2
-
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline().startswith("Listening")
+            children = children_of(parent.pid)
+            assert len(children) == 2
+        finally:
+            parent.kill()
 
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), limit_s=10, what="gone")
 
