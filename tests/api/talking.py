@@ -14,7 +14,7 @@ from tests.speech.hearing import blocks
 LIMIT_S = 10.0
 # This client logs an error when a test breaks its connection; what counts is what the server logs.
 _UNHEARD = logging.getLogger("tests.talking")
-_UNHEARD.propagate = False
+_UNHEARD.disabled = True
 
 
 class Talking:
