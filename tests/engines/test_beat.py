@@ -10,6 +10,7 @@ import pytest
 from sibyl.bridge.abort import Abort
 from sibyl.core.errors import EngineError, TaskCancelled
 from sibyl.engines.beat import Beat
+from tests.processes import until
 
 PACE = 100.0
 
@@ -124,7 +125,4 @@ def test_its_thread_ends_with_the_last_generation_and_another_begins_with_the_ne
     beat = Beat()
     for _ in range(2):
         beat.play(steps(1), tokens_per_s=PACE, rests=None, abort=Abort())
-        give_up = time.monotonic() + 5
-        while beat._thread is not None and time.monotonic() < give_up:
-            time.sleep(0.001)
-        assert beat._thread is None
+        until(lambda: beat._thread is None, limit_s=5, what="end of its thread")

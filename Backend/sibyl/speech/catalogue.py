@@ -103,4 +103,3 @@ _MAKERS: Mapping[str, Callable[[SpeechSettings], Recogniser]] = {
     "deepgram": _deepgram,
     "scripted": _scripted,
 }
-PROVIDERS = tuple(_MAKERS)

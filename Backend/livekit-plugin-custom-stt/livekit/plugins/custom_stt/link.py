@@ -93,7 +93,8 @@ class Link:
 
     def _abandon(self) -> None:
         # Nobody answers. Without this the transport would wait for ever for what it still has to send to be taken.
-        # Not every kind of event loop lets it be done.
+        # Loops other than asyncio's may hand out a socket that is none (uvloop's has no shutdown and raises one of
+        # these); then the transport's own close has to do.
         if self._socket is not None:
             with contextlib.suppress(OSError, TypeError, NotImplementedError, AttributeError):
                 self._socket.shutdown(socket.SHUT_RDWR)
