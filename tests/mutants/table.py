@@ -413,6 +413,6 @@ MUTANTS: Final = (
         "speech/session.py",
         '        self._odd = b""  # of a connection that is half open\n',
         "",
-        ("tests/speech/test_session.py", "tests/speech/test_line.py"),
+        ("tests/speech/test_session_resume.py", "tests/speech/test_line.py"),
     ),
 )
